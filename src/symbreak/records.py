@@ -49,3 +49,171 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     standing: Standing = "measured"
     remedy: Remedy | None = None
+
+
+# ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
+
+Status = Literal["live", "frozen", "unused", "starved", "absorbed", "asleep"]
+"""live: gets a gradient; unused: no path from the loss; starved: its module met no data (a router sent it none);
+absorbed: nothing depends on it, a normalisation or softmax removes it; asleep: a path, and never a gradient."""
+
+
+@dataclass(frozen=True)
+class TensorTrace:
+    """One parameter: its start, and what the climb showed of it. Rows are slices along axis 0."""
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    status: Status
+    start: Literal["zero", "constant", "varied"]
+    roles: frozenset[str] = frozenset()
+    wake: int | None = None
+    weight_rms: float = 0.0
+    gradient_rms: float = 0.0
+    nonfinite: int = 0
+    input_zero: tuple[str, ...] = ()  # zero tensors that make its input zero
+    back_zero: tuple[str, ...] = ()  # zero tensors that make its back-signal zero
+    dead: tuple[str, ...] = ()  # activations without slope between it and the loss
+    wakes_when_filled: bool = False
+    moves_output: bool = False
+    blocked_rows: tuple[int, ...] = ()
+    absorbed_rows: tuple[int, ...] = ()
+    sleeping_rows: tuple[int, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        n = 1
+        for size in self.shape:
+            n *= size
+        return n
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """One layer at step 1. Scales are root mean squares; shares are of samples x units."""
+
+    name: str
+    kind: str
+    weight: str
+    shape: tuple[int, ...]
+    scheme: str
+    activation: str | None
+    out_axis: int | None
+    gates: int
+    heads: int | None
+    from_data: bool
+    forward_rms: float | None = None
+    forward_variance: float | None = None
+    backward_rms: float | None = None
+    weight_rms: float = 0.0
+    gradient_rms: float = 0.0
+    gradient_to_weight: float | None = None
+    update_to_weight: float | None = None
+    spread: float | None = None  # share of the second moment that differs between samples
+    linear: float | None = None
+    saturated: float | None = None
+    dead: float | None = None
+
+
+@dataclass(frozen=True)
+class ActivationTrace:
+    """One activation at step 1: shares of samples, and its dead units with how surely they are dead."""
+
+    where: str
+    name: str
+    layer: str | None
+    units: int
+    samples: int
+    linear: float
+    saturated: float
+    dead: tuple[int, ...]
+    surely_dead: tuple[int, ...]  # the mean pre-activation lies at least six standard deviations below zero
+
+
+@dataclass(frozen=True)
+class InputTrace:
+    """One float input, or the target, of the first batch."""
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    rms: float
+    low: float
+    high: float
+    feature_std: tuple[float, float] | None = None  # smallest (non-zero) and largest
+    constant_features: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TargetTrace:
+    """What the labels say of the first loss and of the output's range."""
+
+    samples: int
+    entropy: float | None = None  # nats, of class labels
+    low: float = 0.0
+    high: float = 0.0
+    output_activation: str | None = None
+    output_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SliceClasses:
+    """Slices of one parameter along one axis that are tied, nearly tied, or were equal at the start only."""
+
+    parameter: str
+    layer: str
+    axis: int
+    side: Literal["out", "in", "slice"]
+    width: int
+    gates: int = 1
+    heads: int | None = None
+    tied: tuple[tuple[int, ...], ...] = ()
+    mirrored: bool = False
+    by_function: bool = False
+    near: tuple[tuple[int, ...], ...] = ()
+    near_distance: float = 0.0
+    separated: tuple[tuple[int, ...], ...] = ()
+    separated_at: int | None = None
+    largest_difference: float = 0.0
+    live_steps: int = 0
+
+
+@dataclass(frozen=True)
+class TwinModules:
+    """Sub-networks that started with equal weights, and whether they moved alike at every live step."""
+
+    modules: tuple[str, ...]
+    kind: str
+    tied: bool
+    live_steps: int
+    tensors: int
+    experts: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything one probe saw. Rules, report and remedies only read it."""
+
+    model: str
+    precision: str
+    steps: int
+    climbs: int
+    seed: int
+    passes: float
+    optimizer: str
+    learning_rate: float
+    loss: float | None
+    batch: str
+    tensors: tuple[TensorTrace, ...]
+    layers: tuple[LayerTrace, ...] = ()
+    activations: tuple[ActivationTrace, ...] = ()
+    slices: tuple[SliceClasses, ...] = ()
+    twins: tuple[TwinModules, ...] = ()
+    equal_tensors: tuple[tuple[str, ...], ...] = ()
+    width: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: tuple[InputTrace, ...] = ()
+    target: TargetTrace | None = None
+    breakers: tuple[str, ...] = ()
+    nonfinite: str | None = None
+    notes: tuple[tuple[str, str], ...] = ()  # (where, what could not be looked at)

@@ -1,0 +1,253 @@
+"""The command line: parse, call, print, exit code. torch is imported only by the commands that need it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TextIO
+
+import click
+
+from symbreak import config, factories
+from symbreak._version import __version__
+from symbreak.errors import SymbreakError
+
+if TYPE_CHECKING:
+    from symbreak.report import Report
+
+P = ParamSpec("P")
+
+CLEAN, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
+PATIENCE = 2.0  # seconds before progress is worth a line
+RANK = {"info": 0, "warning": 1, "error": 2}
+
+
+def told(command: Callable[P, int]) -> Callable[P, None]:
+    """Turn a command that returns an exit code into one that exits, and every failure into one line on stderr."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        debug = bool(kwargs.pop("debug", False))
+        try:
+            code = command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _complain("interrupted; nothing was changed.")
+            code = INTERRUPTED
+        except click.ClickException:
+            raise
+        except Exception as err:  # noqa: BLE001 (the last resort: one sentence; the traceback on request)
+            if debug:
+                traceback.print_exc()
+            _complain(_sentence(err))
+            code = FAILED
+        sys.exit(code)
+
+    return wrapper
+
+
+def _sentence(err: Exception) -> str:
+    """The message, with the user's own file and line where their code raised and the message does not say."""
+    if not isinstance(err, SymbreakError):
+        return f"it failed itself: {factories.described(err)}. Run again with --debug and report what it shows."
+    line = factories.where(err.__cause__) if err.__cause__ is not None else ""
+    return str(err) if line.strip() in str(err) else f"{err}{line}"
+
+
+def _complain(sentence: str) -> None:
+    click.echo(f"symbreak: {sentence}", err=True)
+
+
+debugged = click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="symbreak")
+def main() -> None:
+    """Know what your initial weights will do before you train."""
+
+
+# check -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("target")
+@click.option("--data", metavar="DATA", help="What to look at the model with; see below.")
+@click.option("--loss", metavar="LOSS", help="mse, ce, bce, l1, huber, nll or file.py:callable.")
+@click.option("--init", metavar="SCHEME", help="Start of a built-in model, such as zeros or 'normal(0.02)'.")
+@click.option("--seed", type=click.IntRange(0, config.LARGEST_SEED), help="Of weights and probe.  [default: 0]")
+@click.option(
+    "--optimizer", default="sgd", show_default=True, metavar="NAME", help="What the first steps are taken with."
+)
+@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: SB101, or SB1 for all of its kind.")
+@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules.")
+@click.option("--format", "format_", type=click.Choice(config.FORMATS), help="[default: full]")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write there, not to stdout.")
+@click.option(
+    "--fail-on", type=click.Choice(["error", "warning"]), help="Exit 1 from this severity on.  [default: error]"
+)
+@click.option("-v", "--verbose", is_flag=True, help="Add the table of layers and the findings that only inform.")
+@debugged
+@told
+def check(
+    target: str,
+    data: str | None,
+    loss: str | None,
+    init: str | None,
+    seed: int | None,
+    optimizer: str,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    format_: str | None,
+    output: Path | None,
+    fail_on: str | None,
+    verbose: bool,
+) -> int:
+    """Say whether TARGET will learn from where it starts. Runs the code of TARGET and DATA.
+
+    \b
+    TARGET  linear | logistic | perceptron | mlp:64-64:tanh | file.py:factory | package.module:factory
+    DATA    digits | iris | wine | breast_cancer | diabetes | xor | moons | rings
+            file.csv[:target] | file.npz | file.py:factory | package.module:factory
+
+    A factory is called without arguments. One for TARGET returns model, (model, batch) or (model, batch, objective);
+    one for DATA a batch, a torch Dataset or a DataLoader.
+
+    Exit code: 0 no finding, 1 findings, 2 the model could not be built, run or judged.
+    """
+    settings = config.read(Path.cwd())
+    seed = settings.seed if seed is None else seed
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # user code may print
+        progress(0, None, "importing torch")
+        import symbreak
+        from symbreak import targets
+
+        job = targets.build(target, data=data, loss=loss, init=init, seed=seed)
+        report = symbreak.check(
+            job.model,
+            job.batch,
+            job.loss,
+            objective=job.objective,
+            optimizer=optimizer,
+            seed=seed,
+            select=_codes(select) or settings.select,
+            ignore=_codes(ignore) or settings.ignore,
+            progress=progress,
+        )
+    shape = format_ or settings.format
+    if shape == "full":
+        click.echo(f"{job.name}\n{job.note}".strip(), err=True)
+    _write(_shown(report, shape, verbose, output), output)
+    return _exit_code(report, fail_on or settings.fail_on)
+
+
+def _codes(given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(code.strip() for text in given for code in text.split(",") if code.strip())
+
+
+def _shown(report: Report, shape: str, verbose: bool, output: Path | None) -> str:
+    if shape == "json":
+        return report.to_json()
+    terminal = output is None and sys.stdout.isatty()
+    return report.to_text(
+        width=min(shutil.get_terminal_size().columns, 120) if terminal else 100,
+        color=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+        verbose=verbose,
+        concise=shape == "concise",
+        ascii_only=output is None and not _is_unicode(sys.stdout),
+    )
+
+
+def _is_unicode(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        _say(text)
+        return
+    try:
+        output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    except OSError as err:
+        raise SymbreakError(f"{output} cannot be written: {err.strerror}.") from err
+
+
+def _say(text: str) -> None:
+    """Print; what the terminal cannot show becomes a question mark, not a crash."""
+    encoding = sys.stdout.encoding or "ascii"
+    click.echo(text.rstrip("\n").encode(encoding, "replace").decode(encoding))
+
+
+def _exit_code(report: Report, fail_on: str) -> int:
+    if report.verdict == "unknown":
+        return FAILED
+    return FINDINGS if any(RANK[found.severity] >= RANK[fail_on] for found in report.findings) else CLEAN
+
+
+@contextlib.contextmanager
+def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A line that is rewritten in place, on a terminal only, once the work has taken more than two seconds."""
+    started, shown = time.monotonic(), False
+
+    def progress(done: int, total: int | None, what: str) -> None:
+        nonlocal shown
+        if stream.isatty() and time.monotonic() - started > PATIENCE:
+            count = f"{done}/{total} " if total else f"{done} " if done else ""
+            stream.write(f"\r\x1b[K{count}{what}")
+            stream.flush()
+            shown = True
+
+    try:
+        yield progress
+    finally:
+        if shown:
+            stream.write("\r\x1b[K")
+            stream.flush()
+
+
+# rule, schemes ---------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("code", required=False)
+@debugged
+@told
+def rule(code: str | None) -> int:
+    """The page of a rule, by its code or its name; without one, the list of rules."""
+    from symbreak import rules
+
+    if code is not None:
+        _say(rules.find(code).page)
+        return CLEAN
+    widest = max(len(row.slug) for row in rules.RULES)
+    for row in rules.RULES:
+        _say(f"{row.code}  {row.slug:<{widest}}  {row.severity}")
+    _say("\nsymbreak rule CODE shows its page.")
+    return CLEAN
+
+
+@main.command()
+@click.argument("name", required=False)
+@debugged
+@told
+def schemes(name: str | None) -> int:
+    """The article of an initialization scheme; without a name, the list of schemes."""
+    from symbreak.schemes import ALIASES, CATALOGUE, find, usage
+
+    if name is not None:
+        found = find(name)
+        _say(f"{usage(found)}\n\n{inspect.getdoc(found)}")
+        return CLEAN
+    widest = max(map(len, CATALOGUE))
+    for known, function in CATALOGUE.items():
+        _say(f"{known:<{widest}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
+    _say("\nShort names: " + ", ".join(f"{short} = {full}" for short, full in ALIASES.items()) + ".")
+    _say("symbreak schemes NAME shows formula, arguments and source.")
+    return CLEAN

@@ -1,0 +1,362 @@
+"""Units that are one and the same: equal slices of weights and gradients, equal activations and back-signals.
+
+Every parameter is cut along its axes; each slice of (W, dW) is kept as a random projection, a few numbers a step. Two
+slices that stay equal over at least three live steps on generic data move alike. A layer's units are compared a second
+way, by function (activation and back-signal), which also finds copies whose weights differ (a joint swap over two layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .borrow import Borrowed
+from .observe import Seen, Site
+from .passes import Pass
+
+LIVE_STEPS = 3  # equal at this many live steps counts as tied
+NEAR = 1e-3  # relative distance below which distinct units are called nearly tied
+_KEPT = 4  # live steps kept a tensor
+_MOST_NEAR = 20_000  # units beyond which near copies are not searched
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of one parameter along one axis: which are tied, nearly tied, or equal at the start only."""
+
+    parameter: str
+    axis: int
+    count: int
+    tied: tuple[tuple[int, ...], ...] = ()
+    mirrored: bool = False
+    by_function: bool = False
+    near: tuple[tuple[int, ...], ...] = ()
+    near_distance: float = 0.0
+    separated: tuple[tuple[int, ...], ...] = ()
+    separated_at: int | None = None
+    defect: float = 0.0
+    steps: int = 0
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Sub-networks of one shape that start with equal weights, and whether they stay equal."""
+
+    modules: tuple[str, ...]
+    kind: str
+    tied: bool
+    steps: int
+    tensors: int
+
+
+@dataclass
+class _Track:
+    start: dict[int, Array] = field(default_factory=dict)  # axis -> projection of W before the first step
+    weights: dict[int, list[Array]] = field(default_factory=dict)
+    gradients: dict[int, list[Array]] = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)
+
+
+class CopyLog:
+    """Collects projections during a climb, then says which slices are copies."""
+
+    def __init__(self, precision: torch.dtype) -> None:
+        self._tolerance = 1e-9 if precision == torch.float64 else 2e-5
+        self._tracks: dict[str, _Track] = {}
+        self._flat: dict[str, list[tuple[float, float | None]]] = {}
+        self._sites: dict[str, list[tuple[int, Site]]] = {}
+        self._final: dict[str, Tensor] = {}
+        self._axes: dict[str, tuple[int, ...]] = {}
+
+    def log(self, step: int, held: Borrowed, seen: Pass, awake: Iterable[str]) -> None:
+        """Record one pass, before the weights move."""
+        live = set(awake)
+        for layer, site in seen.seen.sites.items():
+            self._sites.setdefault(layer, []).append((step, site))
+        for name, p in held.params.items():
+            gradient = seen.gradients.get(name) if name in live else None
+            if step <= _KEPT + LIVE_STEPS or gradient is not None:
+                self._flat.setdefault(name, []).append((_signature(p.data), None if gradient is None else _signature(gradient)))
+            if p.dim() < 1 or (name not in live and step > 1):
+                continue
+            if name not in self._axes:
+                self._axes[name] = _axes(name, p, seen.seen)
+            self._log_slices(step, name, p.data, gradient)
+
+    def _log_slices(self, step: int, name: str, value: Tensor, gradient: Tensor | None) -> None:
+        track = self._tracks.setdefault(name, _Track())
+        if len(track.steps) >= _KEPT:
+            return
+        for axis in self._axes[name]:
+            projected = _project(value, axis)
+            track.start.setdefault(axis, projected)
+            if gradient is not None:
+                track.weights.setdefault(axis, []).append(projected)
+                track.gradients.setdefault(axis, []).append(_project(gradient, axis))
+        if gradient is not None:
+            track.steps.append(step)
+
+    def enough(self, awake: Iterable[str]) -> bool:
+        """True once every tensor that is awake was seen live often enough to tell copies apart."""
+        return all(len(self._tracks[n].steps) >= LIVE_STEPS for n in awake if n in self._tracks)
+
+    # ---- what it found -------------------------------------------------------------------------------------------
+
+    def keep(self, held: Borrowed) -> None:
+        """Remember the weights at the end of the climb, to measure how equal the copies really are."""
+        self._final = {name: p.data for name, p in held.params.items()}
+
+    def slices(self, *, free_biases: frozenset[str], outputs: frozenset[str]) -> tuple[Slices, ...]:
+        """Every parameter and axis: its copies, near copies, and slices that were equal at the start only.
+
+        Args:
+            free_biases: biases that nothing depends on (absorbed by a normalisation); they do not tell units apart.
+            outputs: parameters whose units are the model's outputs; output units are never copies of each other.
+        """
+        found = []
+        by_weight = {site.weight: layer for layer, calls in self._sites.items() for _, site in calls[:1]}
+        for name, track in self._tracks.items():
+            for axis in self._axes[name]:
+                site = self._sites[by_weight[name]] if name in by_weight else []
+                out = bool(site) and site[0][1].out_axis == axis
+                if out and name in outputs:
+                    continue
+                one = self._one(name, axis, track, site if out else [], self._final[name], free_biases)
+                if one is not None:
+                    found.append(one)
+        return tuple(found)
+
+    def _one(
+        self, name: str, axis: int, track: _Track, site: list[tuple[int, Site]], value: Tensor, free_biases: frozenset[str]
+    ) -> Slices | None:
+        count = value.shape[axis]
+        columns, gradients = track.weights.get(axis, []), track.gradients.get(axis, [])
+        start = track.start[axis]
+        extra = self._bias_columns(site, free_biases, len(columns)) if site else []
+        back = _back(site, track.steps)
+        live = _alive(gradients) if len(gradients) >= LIVE_STEPS else np.zeros(count, dtype=bool)
+        if not columns:
+            same = _cluster([start, *extra, *back], self._tolerance)
+            return Slices(name, axis, count, labels=tuple(same.tolist()))
+        coordinates = [*columns, *gradients, *extra, *back]
+        exact = _cluster(coordinates, self._tolerance)
+        by_function = self._by_function(site, track.steps, live, count)
+        if by_function is not None:
+            exact = _join(exact, by_function)
+        tied = _groups(exact, live)
+        mirrored: tuple[tuple[int, ...], ...] = ()
+        if site:
+            signed = _cluster(_upright(coordinates), self._tolerance)
+            mirrored = tuple(g for g in _groups(signed, live) if g not in tied) if len(signed) else ()
+            if mirrored:
+                exact, tied = _join(exact, signed), _groups(_join(exact, signed), live)
+        near, distance = self._near(coordinates, exact, live, count) if count <= _MOST_NEAR else ((), 0.0)
+        equal_at_start = _cluster([start], self._tolerance)
+        apart = tuple(g for g in _groups(equal_at_start, np.abs(start) > 0) if len(set(exact[list(g)])) > 1)
+        defect = max((_defect(value, axis, g, mirrored=bool(mirrored)) for g in tied), default=0.0)
+        return Slices(
+            name, axis, count, tied, bool(mirrored), by_function is not None and bool(tied) and defect > 1e-6,
+            near, distance, apart, track.steps[0] + 1 if apart else None, defect, len(track.steps), tuple(exact.tolist()),
+        )  # fmt: skip
+
+    def _bias_columns(self, site: list[tuple[int, Site]], free: frozenset[str], kept: int) -> list[Array]:
+        bias = site[0][1].bias
+        if bias is None or bias in free or bias not in self._tracks:
+            return []
+        track = self._tracks[bias]
+        gates = [track.start[0], *track.weights.get(0, [])[:kept], *track.gradients.get(0, [])[:kept]]
+        return [g for g in gates if len(g) == len(track.start[0])]
+
+    def _by_function(self, site: list[tuple[int, Site]], steps: list[int], live: NDArray[np.bool_], count: int) -> NDArray[np.int64] | None:
+        """Classes of units with equal activation and back-signal at every live step."""
+        calls = [s for step, s in site if step in steps and s.forward and len(s.forward) == len(s.backward)]
+        if len(calls) < LIVE_STEPS or not live.any():
+            return None
+        columns = [t.cpu().double().numpy() for s in calls for t in (*s.forward, *s.backward)]
+        if any(len(c) != count for c in columns):
+            return None
+        labels = _cluster(columns, self._tolerance)
+        moving = _alive([s.backward[0].cpu().double().numpy() for s in calls]) & _alive([s.forward[0].cpu().double().numpy() for s in calls])
+        return np.where(moving, labels, labels.max(initial=0) + 1 + np.arange(count))
+
+    def _near(
+        self, coordinates: list[Array], exact: NDArray[np.int64], live: NDArray[np.bool_], count: int
+    ) -> tuple[tuple[tuple[int, ...], ...], float]:
+        """Distinct slices within NEAR of each other, relative to their own size, in weights and gradients alike."""
+        from scipy.spatial import cKDTree
+
+        first = np.unique(exact, return_index=True)[1]
+        rows = np.array([i for i in first if live[i]])
+        if len(rows) < 2 or count < 2:
+            return (), 0.0
+        points = np.stack(coordinates, 1)[rows]
+        sizes = np.abs(points).max(0)
+        points = points[:, sizes > 0] / sizes[sizes > 0]
+        pairs = cKDTree(points).query_pairs(NEAR, output_type="ndarray")
+        own = np.linalg.norm(points, axis=1)
+        gap = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) / np.maximum(own[pairs[:, 0]], 1e-300)
+        close = pairs[gap < NEAR]
+        if not len(close):
+            return (), 0.0
+        labels = np.arange(len(points))
+        for a, b in close:
+            labels[labels == labels[b]] = labels[a]
+        groups = tuple(tuple(int(rows[i]) for i in np.flatnonzero(labels == k)) for k in np.unique(labels))
+        return tuple(g for g in groups if len(g) > 1), float(gap[gap < NEAR].max())
+
+    def twins(self, model: nn.Module) -> tuple[Twins, ...]:
+        """Sub-modules of one class and shape that start bit for bit alike, outermost first."""
+        groups: dict[tuple[object, ...], list[str]] = {}
+        for name, module in model.named_modules():
+            parts = [(n, p) for n, p in module.named_parameters()]
+            if not name or not any(p.dim() >= 2 and p.numel() > 1 and bool((p.data != p.data.reshape(-1)[0]).any()) for _, p in parts):
+                continue
+            prefix = name + "."
+            start = tuple((n, tuple(p.shape), self._flat.get(prefix + n, [(float("nan"), None)])[0][0]) for n, p in parts)
+            groups.setdefault((type(module), start), []).append(name)
+        found: list[Twins] = []
+        for (kind, start), names in groups.items():
+            inside = any(all(any(n.startswith(m + ".") for m in t.modules) for n in names) for t in found)
+            if len(names) < 2 or inside or _nested(names):
+                continue
+            tied, steps = self._stay(names, [n for n, *_ in start])  # type: ignore[attr-defined]
+            found.append(Twins(tuple(names), getattr(kind, "__name__", str(kind)), tied, steps, len(start)))  # type: ignore[arg-type]
+        return tuple(found)
+
+    def _stay(self, modules: list[str], parts: list[str]) -> tuple[bool, int]:
+        steps = 0
+        for part in parts:
+            paths = [self._flat.get(f"{m}.{part}", []) for m in modules]
+            for together in zip(*paths, strict=False):
+                weights, gradients = [w for w, _ in together], [g for _, g in together]
+                if any((g is None) != (gradients[0] is None) for g in gradients) or not _alike(weights, self._tolerance):
+                    return False, 0
+                known = [g for g in gradients if g is not None]
+                if known and not _alike(known, self._tolerance):
+                    return False, 0
+            steps = max(steps, sum(g is not None for _, g in paths[0]))
+        return steps >= LIVE_STEPS, steps
+
+
+def widths(log_slices: Iterable[Slices], sites: Mapping[str, Site], outputs: frozenset[str]) -> dict[str, tuple[int, int]]:
+    """layer -> (distinct units, units). Outputs are always distinct; a recurrent unit is its gates together."""
+    classes = {(s.parameter, s.axis): s for s in log_slices}
+    found: dict[str, tuple[int, int]] = {}
+    for layer, site in sites.items():
+        one = classes.get((site.weight, site.out_axis if site.out_axis is not None else -1))
+        if one is not None and one.labels:
+            labels = np.array(one.labels).reshape(site.gates, -1)
+            found[layer] = (len(np.unique(labels, axis=1).T), labels.shape[1])
+        elif site.weight in outputs and site.shape:
+            n = site.shape[-1] if site.kind == "linear" else site.shape[min(1, len(site.shape) - 1)]
+            found[layer] = (n, n)
+    return found
+
+
+def _axes(name: str, p: nn.Parameter, seen: Seen) -> tuple[int, ...]:
+    site = next((s for s in seen.sites.values() if s.weight == name), None)
+    if p.dim() == 1:
+        return (0,)
+    if p.dim() > 2 and site is not None and site.kind.startswith("conv"):
+        return (0, 1)  # kernel taps are not exchangeable: the data shifts under them
+    return tuple(range(p.dim()))
+
+
+def _project(tensor: Tensor, axis: int) -> Array:
+    """Each slice along `axis` times one random vector, the same for every tensor of this shape."""
+    slices = tensor.movedim(axis, 0)
+    if slices.is_complex():
+        slices = torch.view_as_real(slices)
+    shape = slices.shape[1:]
+    generator = torch.Generator().manual_seed(17 + axis + 31 * sum(shape))
+    direction = torch.randn(shape, generator=generator, dtype=torch.float64).to(slices.dtype).to(slices.device)
+    if not shape:
+        return slices.detach().cpu().double().numpy()
+    flat: Array = torch.tensordot(slices.detach(), direction, dims=len(shape)).cpu().double().numpy()
+    return flat
+
+
+def _signature(tensor: Tensor) -> float:
+    if tensor.dim() == 0:
+        return float(tensor.detach().abs() if tensor.is_complex() else tensor.detach())
+    rows = _project(tensor, 0)
+    return float(np.random.default_rng(len(rows)).standard_normal(len(rows)) @ rows)
+
+
+def _cluster(columns: list[Array], tolerance: float) -> NDArray[np.int64]:
+    """Labels of rows that agree in every column, to `tolerance` of the column's size."""
+    labels = np.zeros(len(columns[0]) if columns else 0, dtype=np.int64)
+    for column in columns:
+        if len(column) != len(labels):
+            continue
+        size = np.abs(column).max(initial=0.0)
+        if size == 0:
+            continue
+        order = np.argsort(column, kind="stable")
+        jumps = np.diff(column[order]) > tolerance * np.maximum(size * 1e-3, np.abs(column[order][1:]))
+        rank = np.zeros_like(labels)
+        rank[order[1:]] = np.cumsum(jumps)
+        labels = np.unique(np.stack([labels, rank]), axis=1, return_inverse=True)[1].reshape(-1)
+    return labels
+
+
+def _upright(columns: list[Array]) -> list[Array]:
+    """Each row times the sign of its first non-zero coordinate, so that u and -u look alike."""
+    table = np.stack(columns, 1)
+    size = np.abs(table).max(0, initial=0.0)
+    big = np.abs(table) > 1e-9 * size
+    first = np.argmax(big, axis=1)
+    sign = np.sign(table[np.arange(len(table)), first])
+    return list((table * np.where(sign == 0, 1.0, sign)[:, None]).T)
+
+
+def _alive(gradients: list[Array]) -> NDArray[np.bool_]:
+    """Rows with a gradient at three steps or more."""
+    table = np.stack([np.abs(g) > 1e-12 * max(np.abs(g).max(initial=0.0), 1e-300) for g in gradients])
+    alive: NDArray[np.bool_] = table.sum(0) >= LIVE_STEPS
+    return alive
+
+
+def _groups(labels: NDArray[np.int64], keep: NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
+    members: dict[int, list[int]] = {}
+    for i in np.flatnonzero(keep):
+        members.setdefault(int(labels[i]), []).append(int(i))
+    return tuple(tuple(g) for g in members.values() if len(g) > 1)
+
+
+def _join(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The finest labelling coarser than both."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n, m = int(a.max(initial=0)) + 1, int(b.max(initial=0)) + 1
+    links = coo_matrix((np.ones(len(a)), (a, n + b)), shape=(n + m, n + m))
+    joined: NDArray[np.int64] = connected_components(links, directed=False)[1][a].astype(np.int64)
+    return joined
+
+
+def _back(site: list[tuple[int, Site]], steps: list[int]) -> list[Array]:
+    return [t.cpu().double().numpy() for step, s in site if not steps or step in steps for t in s.backward]
+
+
+def _defect(value: Tensor, axis: int, group: tuple[int, ...], *, mirrored: bool) -> float:
+    """The largest difference inside a class after the last step, relative to the slices' size."""
+    rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)].abs() if mirrored else value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)]
+    size = float(rows.abs().max())
+    return float((rows - rows[:1]).abs().max()) / size if size > 0 else 0.0
+
+
+def _alike(numbers: list[float], tolerance: float) -> bool:
+    size = max(abs(n) for n in numbers)
+    return max(numbers) - min(numbers) <= tolerance * max(size, 1e-300)
+
+
+def _nested(names: list[str]) -> bool:
+    return any(a != b and b.startswith(a + ".") for a in names for b in names)

@@ -1,0 +1,209 @@
+"""Why a parameter gets no gradient: boolean zero-propagation over autograd's own graph.
+
+The graph that backward walks is complete (raw parameters, fused attention, functional code), so it names the factor
+that stands in the way: going up from a parameter to the loss, each path ends at a product whose other factor is zero,
+or at an activation without slope. It explains what was measured; the verdict itself never rests on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+# node -> (positions of the factors, positions of the added terms)
+_PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "Mm": ((0, 1), ()),
+    "Bmm": ((0, 1), ()),
+    "Mv": ((0, 1), ()),
+    "Dot": ((0, 1), ()),
+    "Mul": ((0, 1), ()),
+    "Linear": ((0, 1), (2,)),
+    "Addmm": ((1, 2), (0,)),
+    "Baddbmm": ((1, 2), (0,)),
+    "Convolution": ((0, 1), (2,)),
+    "MkldnnConvolution": ((0, 1), (2,)),
+    "NativeBatchNorm": ((0, 1), (2,)),
+    "CudnnBatchNorm": ((0, 1), (2,)),
+    "NativeLayerNorm": ((0, 1), (2,)),
+    "NativeGroupNorm": ((0, 1), (2,)),
+    "FusedRmsNorm": ((0, 1), ()),
+}
+_MIXING = frozenset({"Mm", "Bmm", "Mv", "Linear", "Addmm", "Baddbmm", "Convolution", "MkldnnConvolution"})
+_SUMS = frozenset({"Add", "Sub", "Cat", "Stack"})
+_KEEPS_ZERO = frozenset(
+    "T Transpose Permute View UnsafeView Reshape ReshapeAlias Expand Unsqueeze Squeeze Select Slice Split SplitWithSizes "
+    "Unbind Clone ToCopy Neg Alias AsStrided Relu Tanh Gelu Silu Elu LeakyRelu Sin Mish Hardtanh Sum Mean Div Index "
+    "AvgPool2D AdaptiveAvgPool2D MaxPool2DWithIndices ConstantPadNd Upsample Contiguous Chunk Movedim Abs Square".split()
+)
+_FLAT_AT_ZERO = frozenset({"Relu", "Threshold", "Square", "Abs"})
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """What keeps the gradient of one parameter at zero: the zero factors, and on which side they stand."""
+
+    input_zero: tuple[str, ...] = ()
+    back_zero: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.input_zero, *self.back_zero, *self.dead)))
+
+
+@dataclass
+class _Node:
+    kind: str
+    children: list[int | None]
+    parents: list[tuple[int, int]] = field(default_factory=list)
+    parameter: str | None = None
+    zero: frozenset[str] | None = None  # the zero parameters that make this value zero; None where it is not zero
+    only_parameters: bool = False
+
+
+class Graph:
+    """One recorded backward graph.
+
+    Args:
+        roots: the grad_fn of every tensor that backward starts from.
+        params: name -> parameter.
+        zero: the names whose values are all exactly zero.
+        dead: grad_fn of an activation without slope on every unit -> what to call it.
+    """
+
+    def __init__(
+        self, roots: Iterable[Any], params: Mapping[str, nn.Parameter], zero: frozenset[str], dead: Mapping[Any, str]
+    ) -> None:
+        names = {id(p): name for name, p in params.items()}
+        self._nodes: list[_Node] = []
+        self._alive: list[Any] = []  # keeps every node, so that identities stay valid
+        self._leaf: dict[str, int] = {}
+        order = self._collect([r for r in roots if r is not None], names)
+        self._dead = {self._index[n]: label for n, label in dead.items() if n in self._index}
+        for i in order:
+            self._propagate(self._nodes[i], zero)
+
+    def _collect(self, roots: list[Any], names: Mapping[int, str]) -> list[int]:
+        self._index: dict[Any, int] = {}
+        stack: list[tuple[Any, bool]] = [(r, False) for r in roots]
+        order: list[int] = []
+        while stack:
+            fn, expanded = stack.pop()
+            if expanded:
+                order.append(self._link(fn))
+                continue
+            if fn in self._index:
+                continue
+            self._index[fn] = len(self._nodes)
+            self._alive.append(fn)
+            self._nodes.append(_Node(_kind(fn), []))
+            variable = getattr(fn, "variable", None)
+            if variable is not None and id(variable) in names:
+                self._nodes[-1].parameter = names[id(variable)]
+                self._leaf[names[id(variable)]] = len(self._nodes) - 1
+            stack.append((fn, True))
+            stack.extend((child, False) for child, _ in fn.next_functions if child is not None)
+        self._roots = {self._index[r] for r in roots}
+        return order
+
+    def _link(self, fn: Any) -> int:
+        here = self._index[fn]
+        for position, (child, _) in enumerate(fn.next_functions):
+            below = self._index[child] if child is not None else None
+            self._nodes[here].children.append(below)
+            if below is not None:
+                self._nodes[below].parents.append((here, position))
+        return here
+
+    def _propagate(self, node: _Node, zero: frozenset[str]) -> None:
+        if node.parameter is not None:
+            node.only_parameters = True
+            node.zero = frozenset({node.parameter}) if node.parameter in zero else None
+            return
+        below = [self._nodes[c] if c is not None else None for c in node.children]
+        present = [n for n in below if n is not None]
+        node.only_parameters = bool(present) and len(present) == len(below) and all(n.only_parameters for n in present)
+        if node.kind in _PRODUCTS:
+            factors, added = _PRODUCTS[node.kind]
+            causes = [n.zero for i in factors if i < len(below) and (n := below[i]) is not None and n.zero is not None]
+            quiet = all(n is None or n.zero is not None for i in added if i < len(below) for n in (below[i],))
+            node.zero = min(causes, key=len) if causes and quiet else None
+        elif node.kind in _SUMS:
+            if below and all(n is not None and n.zero is not None for n in below):
+                node.zero = frozenset().union(*(n.zero or () for n in present))
+        elif node.kind in _KEEPS_ZERO and below and below[0] is not None:
+            node.zero = below[0].zero
+
+    def blocked(self, parameter: str) -> Blocked | None:
+        """The zero factors between `parameter` and the loss; None where some path is open."""
+        if parameter not in self._leaf:
+            return None
+        found: dict[str, list[str]] = {"input": [], "back": [], "dead": []}
+        stack, visited, own = [self._leaf[parameter]], set(), True
+        while stack:
+            here = stack.pop()
+            if here in visited:
+                continue
+            visited.add(here)
+            if here in self._roots:
+                return None
+            for above, position in self._nodes[here].parents:
+                causes = self._stop(above, position)
+                if causes is None:
+                    stack.append(above)
+                elif above in self._dead:
+                    found["dead"].append(self._dead[above])
+                else:
+                    own = self._nodes[here].only_parameters
+                    found["input" if own else "back"].extend(sorted(causes))
+        sides = {side: tuple(dict.fromkeys(n for n in names if n != parameter)) for side, names in found.items()}
+        return Blocked(sides["input"], sides["back"], sides["dead"])
+
+    def _stop(self, above: int, position: int) -> frozenset[str] | None:
+        """The zeros that keep a gradient from passing through `above` to its input `position`; None where it passes."""
+        if above in self._dead:
+            return frozenset()
+        node = self._nodes[above]
+        below = [self._nodes[c] if c is not None else None for c in node.children]
+        if node.kind in _PRODUCTS:
+            factors, _ = _PRODUCTS[node.kind]
+            if position in factors:
+                for i in factors:
+                    other = below[i] if i < len(below) and i != position else None
+                    if other is not None and other.zero is not None:
+                        return other.zero
+        elif node.kind in _FLAT_AT_ZERO and below and below[0] is not None and below[0].zero is not None:
+            return below[0].zero
+        return None
+
+    def ends(self, parameter: str) -> bool:
+        """True where the units of `parameter` reach the loss through no other weight: they are outputs, not hidden."""
+        if parameter not in self._leaf:
+            return False
+        stack, visited = [self._leaf[parameter]], set()
+        while stack:
+            here = stack.pop()
+            if here in visited:
+                continue
+            visited.add(here)
+            if here in self._roots:
+                return True
+            stack.extend(above for above, position in self._nodes[here].parents if not self._mixes(above, position))
+        return False
+
+    def _mixes(self, above: int, position: int) -> bool:
+        node = self._nodes[above]
+        if node.kind not in _MIXING:
+            return False
+        others = [self._nodes[c] for i, c in enumerate(node.children) if c is not None and i != position]
+        here = node.children[position]
+        own = here is not None and self._nodes[here].only_parameters
+        return not own and any(n.only_parameters for n in others)
+
+
+def _kind(fn: Any) -> str:
+    name: str = fn.name() if hasattr(fn, "name") else type(fn).__name__
+    return name.rpartition("::")[2].partition("Backward")[0]

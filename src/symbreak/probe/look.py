@@ -1,0 +1,320 @@
+"""One probe builds one Trace: borrow, climb, investigate, measure, give back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError, SymbreakError
+from ..records import SliceClasses, TensorTrace, Trace, TwinModules
+from . import signal
+from .borrow import Borrowed, borrow
+from .copies import CopyLog, Slices, Twins, widths
+from .graph import Blocked, Graph
+from .observe import Site, layer_name
+from .passes import Pass, Runner
+from .sleepers import Sleepers, investigate
+from .task import Task, explain_forward_error
+from .wakeup import Ladder, climb, rms
+
+Progress = Callable[[int, int | None, str], None]
+ADAPTIVE = frozenset(
+    {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "adadelta", "lion", "rprop", "adafactor"}
+)
+_SHIFTS = frozenset({"bias", "norm_bias", "shift"})
+
+
+def look(
+    model: nn.Module,
+    batch: Any = None,
+    loss: Callable[..., Tensor] | None = None,
+    objective: Callable[..., Tensor] | None = None,
+    *,
+    optimizer: tuple[str, float] = ("sgd", 1e-2),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Trace:
+    """Probe `model` at step 0, in float64 where it allows that, else in float32, and give it back bit for bit.
+
+    Args:
+        optimizer: its name and learning rate; the ladder does not depend on them, the update ratio does.
+        progress: called as progress(passes done, total or None, what is being done).
+
+    Raises:
+        SymbreakError: a mistake of the caller, or the caller's forward raised.
+    """
+    model = _unwrap(model)
+    _refuse(model)
+    broken = _nonfinite_parameters(model)
+    if broken:
+        return _unlooked(model, broken, optimizer, seed)
+    failure: Exception | None = None
+    for dtype in _precisions(model):
+        try:
+            return _look(model, batch, loss, objective, dtype, optimizer, seed, progress)
+        except SymbreakError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's forward may raise anything; in float32 it may run
+            failure = error
+    assert failure is not None
+    raise explain_forward_error(failure, model) from failure
+
+
+def _look(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[..., Tensor] | None,
+    objective: Callable[..., Tensor] | None,
+    dtype: torch.dtype,
+    optimizer: tuple[str, float],
+    seed: int,
+    progress: Progress | None,
+) -> Trace:
+    modules = [f for f in (loss, objective) if isinstance(f, nn.Module)]
+    with borrow(model, modules, dtype) as held:
+        runner = Runner(held, Task(model, batch, loss, objective, seed=seed), seed, progress)
+        log = CopyLog(dtype)
+        with held.scratch():
+            ladder = climb(runner, copies=log)
+            log.keep(held)
+        first = ladder.first
+        assert first is not None
+        found = Sleepers() if ladder.nonfinite else investigate(runner, ladder, _with_role(first, "lookup"))
+        tensors = _tensors(held, ladder, found, first)
+        outputs = _output_parameters(held, first)
+        slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
+        return Trace(
+            model=type(model).__name__,
+            precision=str(dtype).removeprefix("torch."),
+            steps=ladder.steps,
+            climbs=found.climbs,
+            seed=seed,
+            passes=round(runner.passes, 1),
+            optimizer=optimizer[0],
+            learning_rate=optimizer[1],
+            loss=first.loss,
+            batch=_describe(first, runner.task),
+            tensors=tensors,
+            layers=signal.layers(first, held.params, optimizer[1], optimizer[0] in ADAPTIVE),
+            activations=signal.activations(first.seen),
+            slices=tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated),
+            twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
+            equal_tensors=signal.equal_tensors(held.params),
+            width=widths(slices, first.seen.sites, outputs),
+            inputs=signal.inputs(first, runner.task.inferred),
+            target=signal.target(first, loss),
+            breakers=tuple(first.seen.breakers.values()),
+            nonfinite=_where_nonfinite(first, ladder),
+        )
+
+
+# ---- before the probe ------------------------------------------------------------------------------------------
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module behind torch.compile, DataParallel and DistributedDataParallel."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrap(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return _unwrap(inner) if isinstance(inner, nn.Module) else model
+
+
+def _refuse(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"check() got {type(model).__name__}; expected a torch.nn.Module. "
+            "Pass the model itself, not its class, its state_dict or its output."
+        )
+    parameters = list(model.named_parameters())
+    name = type(model).__name__
+    for key, p in parameters:
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ModelError(f"{key!r} of {name} is lazy and has no weights yet. Run one batch through the model first.")
+        if p.is_meta:
+            raise ModelError(f"{key!r} of {name} is on the meta device and has no values. Materialise it first (to_empty and init, or load).")
+    if not parameters:
+        raise ModelError(f"{name} has no parameters, so there is no start to check.")
+    if not any(p.requires_grad for _, p in parameters):
+        raise ModelError(
+            f"all {len(parameters)} parameters of {name} are frozen (requires_grad=False), or quantised: nothing would "
+            "train. Unfreeze what you train, or check the model before freezing."
+        )
+
+
+def _nonfinite_parameters(model: nn.Module) -> dict[str, int]:
+    counts = {
+        n: int((~torch.isfinite(p.detach())).sum())
+        for n, p in model.named_parameters()
+        if p.is_floating_point() or p.is_complex()
+    }
+    return {n: c for n, c in counts.items() if c}
+
+
+def _unlooked(model: nn.Module, broken: Mapping[str, int], optimizer: tuple[str, float], seed: int) -> Trace:
+    """The Trace of a model whose weights are not numbers: nothing was run."""
+    tensors = tuple(
+        TensorTrace(
+            name=n, layer=layer_name(n, type(model).__name__), shape=tuple(p.shape), start="varied",
+            status="asleep" if p.requires_grad else "frozen", nonfinite=broken.get(n, 0),
+        )
+        for n, p in model.named_parameters()
+    )  # fmt: skip
+    return Trace(
+        model=type(model).__name__, precision="none", steps=0, climbs=0, seed=seed, passes=0.0, optimizer=optimizer[0],
+        learning_rate=optimizer[1], loss=None, batch="none", tensors=tensors, nonfinite=next(iter(broken)),
+    )  # fmt: skip
+
+
+def _precisions(model: nn.Module) -> tuple[torch.dtype, ...]:
+    scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+    on_mps = any(p.device.type == "mps" for p in model.parameters())
+    return (torch.float32,) if scripted or on_mps else (torch.float64, torch.float32)
+
+
+# ---- after the climb -------------------------------------------------------------------------------------------
+
+
+def _with_role(first: Pass, *roles: str) -> frozenset[str]:
+    return frozenset(n for n, has in first.seen.roles.items() if has & set(roles))
+
+
+def _absorbed(tensors: tuple[TensorTrace, ...]) -> frozenset[str]:
+    return frozenset(t.name for t in tensors if t.status == "absorbed")
+
+
+def _output_parameters(held: Borrowed, first: Pass) -> frozenset[str]:
+    """Weights whose units are outputs, where the model computes its own loss and they cannot be told by its factors."""
+    if first.outputs and first.loss is None:
+        return frozenset()
+    graph = Graph(first.roots, held.params, frozenset(), {})
+    return frozenset(site.weight for site in first.seen.sites.values() if graph.ends(site.weight))
+
+
+def _start(p: Tensor) -> Literal["zero", "constant", "varied"]:
+    if p.numel() == 0 or not bool((p != 0).any()):
+        return "zero"
+    return "constant" if p.numel() > 1 and bool((p == p.reshape(-1)[0]).all()) else "varied"
+
+
+def _tensors(held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass) -> tuple[TensorTrace, ...]:
+    starts = {n: _start(p.data) for n, p in held.params.items()}
+    zero = frozenset(n for n, s in starts.items() if s == "zero")
+    graph = Graph(first.roots, held.params, zero, signal.dead_nodes(first.seen))
+    late = {n for n, k in ladder.wake.items() if k != 1}
+    rows = []
+    for name, p in held.params.items():
+        gradient = first.gradients.get(name)
+        blocked = (graph.blocked(name) if name in late else None) or Blocked()
+        roles = frozenset(first.seen.roles.get(name, ()))
+        sleeping = ~ladder.rows[name] if name in ladder.rows and name in ladder.path else torch.zeros(0, dtype=torch.bool)
+        absorbed = found.absorbed_rows.get(name, torch.zeros_like(sleeping))
+        awoken = found.filled_rows.get(name, torch.zeros_like(sleeping))
+        rows.append(
+            TensorTrace(
+                name=name,
+                layer=layer_name(name, type(held.model).__name__),
+                shape=tuple(p.shape),
+                status=_status(name, p, roles, ladder, found),
+                start=starts[name],
+                roles=roles,
+                wake=ladder.wake.get(name),
+                weight_rms=rms(p.data),
+                gradient_rms=rms(gradient) if gradient is not None else 0.0,
+                input_zero=blocked.input_zero,
+                back_zero=blocked.back_zero,
+                dead=blocked.dead,
+                wakes_when_filled=name in found.filled_wake,
+                moves_output=name not in found.absorbed,
+                sleeping_rows=_indices(sleeping),
+                absorbed_rows=_indices(sleeping & absorbed),
+                blocked_rows=_indices(sleeping & awoken),
+            )
+        )
+    return tuple(rows)
+
+
+def _status(
+    name: str, p: nn.Parameter, roles: frozenset[str], ladder: Ladder, found: Sleepers
+) -> Literal["live", "frozen", "unused", "starved", "absorbed", "asleep"]:
+    if not p.requires_grad:
+        return "frozen"
+    if ladder.wake[name] is not None:
+        return "live"
+    if name in ladder.starved:
+        return "starved"
+    if name not in ladder.path:
+        return "unused"
+    vector = p.dim() <= 1 or bool(roles and roles <= _SHIFTS and sum(n > 1 for n in p.shape) <= 1)
+    return "absorbed" if vector and name in found.absorbed and name not in found.filled_wake else "asleep"
+
+
+def _indices(mask: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in mask.nonzero().reshape(-1))
+
+
+def _classes(s: Slices, held: Borrowed, sites: Mapping[str, Site]) -> SliceClasses:
+    site = next((one for one in sites.values() if one.weight == s.parameter), None)
+    side: Literal["out", "in", "slice"] = "slice"
+    if site is not None and s.axis in (site.out_axis, site.in_axis):
+        side = "out" if s.axis == site.out_axis else "in"
+    return SliceClasses(
+        parameter=s.parameter,
+        layer=site.layer if site is not None else layer_name(s.parameter, type(held.model).__name__),
+        axis=s.axis,
+        side=side,
+        width=s.count,
+        gates=site.gates if site is not None and side == "out" else 1,
+        heads=(site.heads or _heads(held.model, s.parameter)) if site is not None else None,
+        tied=() if side == "in" and site is not None and site.from_data else s.tied,
+        mirrored=s.mirrored,
+        by_function=s.by_function,
+        near=() if side == "in" and site is not None and site.from_data else s.near,
+        near_distance=s.near_distance,
+        separated=s.separated,
+        separated_at=s.separated_at,
+        largest_difference=s.defect,
+        live_steps=s.steps,
+    )
+
+
+def _heads(model: nn.Module, parameter: str) -> int | None:
+    """The head count that the parameter's module, or one of the two around it, states of itself."""
+    path = parameter.split(".")[:-1]
+    for depth in range(len(path), max(-1, len(path) - 3), -1):
+        module = model.get_submodule(".".join(path[:depth]))
+        for key in ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads"):
+            count = module.__dict__.get(key)
+            if isinstance(count, int) and not isinstance(count, bool) and count > 1:
+                return count
+    return None
+
+
+def _twin(model: nn.Module, t: Twins) -> TwinModules:
+    """Experts are twins in one list behind a router: a weight beside them with one row each."""
+    parent = t.modules[0].rpartition(".")[0]
+    holder = parent.rpartition(".")[0]
+    count = sum(1 for _ in model.get_submodule(parent).children())
+    beside = model.get_submodule(holder).named_parameters()
+    inside = parent + "."
+    routed = any(p.dim() == 2 and count in p.shape and not n.startswith(inside[len(holder) + 1 if holder else 0 :]) for n, p in beside)
+    named = any("expert" in part.lower() for part in t.modules[0].split("."))
+    return TwinModules(t.modules, t.kind, t.tied, t.steps, t.tensors, experts=bool(parent) and (routed or named))
+
+
+def _where_nonfinite(first: Pass, ladder: Ladder) -> str | None:
+    for name, site in first.seen.sites.items():
+        if site.second_moment is not None and not bool(torch.isfinite(site.second_moment).all()):
+            return f"the output of {name}"
+    if first.loss is not None and first.loss != first.loss:
+        return "the loss"
+    return ladder.nonfinite[0] if ladder.nonfinite else None
+
+
+def _describe(first: Pass, task: Task) -> str:
+    if task.objective is not None:
+        return "drawn by the objective"
+    shapes = [str(tuple(t.shape)) for t in (*first.draw.args, *first.draw.kwargs.values()) if isinstance(t, Tensor)]
+    return ("made up, fresh at every step: " if task.inferred else "") + ", ".join(shapes)

@@ -1,0 +1,453 @@
+"""Watch one forward and backward pass, from outside: which operation uses which parameter, and how, and what passes.
+
+A TorchFunctionMode sees every torch call of the user's forward. It needs no hook on any module, misses no raw
+parameter (`F.linear(x, self.qkv.weight)`), and can lift inner float32 casts to the working precision. Activations and
+back-signals are kept as a few numbers a unit: mean, second moment, and a random projection over samples and positions.
+Equal units have equal projections; different ones do not, with probability 1.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .slopes import ELEMENTWISE, LINEAR, SATURATED, slope, steepest
+
+_LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+_TO_FLOAT = frozenset({"float", "half", "bfloat16"})
+_FROM_OUTSIDE = frozenset({"from_numpy", "as_tensor", "tensor", "asarray"})
+_DROPOUTS = frozenset(
+    "dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout alpha_dropout_ feature_dropout feature_dropout_ "
+    "feature_alpha_dropout feature_alpha_dropout_".split()
+)
+_RECURRENT = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_NORMS = {"batch_norm": 4, "layer_norm": 3, "group_norm": 3, "instance_norm": 4, "rms_norm": 9}  # where the bias stands
+_FLIPS = frozenset("t T mT transpose adjoint swapaxes __get__".split())
+_MOST_SLOPES = 1 << 21  # elements of one activation whose slope is measured
+
+
+@dataclass
+class Site:
+    """One layer: the operation that applies a weight, its unit axis, and what went through it."""
+
+    layer: str
+    kind: str
+    weight: str
+    out_axis: int | None  # of the weight
+    in_axis: int | None
+    bias: str | None = None
+    gates: int = 1
+    heads: int | None = None
+    from_data: bool = False  # its input depends on no parameter
+    calls: int = 0
+    shape: tuple[int, ...] = ()
+    samples: int = 0
+    forward: list[Tensor] = field(default_factory=list)  # projections, [o] a call
+    backward: list[Tensor] = field(default_factory=list)
+    mean: Tensor | None = None  # [o]
+    second_moment: Tensor | None = None  # [o]
+    back_second_moment: Tensor | None = None  # [o]
+    spread: float = 1.0  # share of the second moment that differs between samples
+    activation: str | None = None
+    nodes: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Activation:
+    """One call of an elementwise activation: shares of its linear, saturated and dead samples, a unit at a time."""
+
+    where: str
+    name: str
+    layer: str | None
+    units: int
+    samples: int
+    linear: float
+    saturated: float
+    dead: Tensor  # [o] slope exactly 0 on every sample
+    negative: Tensor  # [o] every pre-activation below 0
+    margin: Tensor  # [o] how many standard deviations the mean lies below 0
+    node: Any
+
+
+@dataclass
+class Seen:
+    """What one pass showed."""
+
+    sites: dict[str, Site] = field(default_factory=dict)
+    activations: list[Activation] = field(default_factory=list)
+    roles: dict[str, set[str]] = field(default_factory=dict)
+    breakers: dict[str, str] = field(default_factory=dict)
+    starved: set[str] = field(default_factory=set)  # parameters that met a tensor without elements
+    ends: dict[int, tuple[weakref.ref[Tensor], str]] = field(default_factory=dict)  # outputs of bounded activations
+
+
+class _Tags:
+    """What is known of a tensor, as long as it lives. Nothing is kept alive and nothing is hung on the tensor."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
+
+    def get(self, tensor: Any) -> Any:
+        entry = self._known.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def set(self, tensor: Tensor, value: Any) -> None:
+        self._known[id(tensor)] = (weakref.ref(tensor), value)
+
+
+@dataclass(frozen=True)
+class _Owned:
+    """A tensor made of parameters alone: their names, and whether its last two axes are swapped."""
+
+    names: tuple[str, ...]
+    flipped: bool = False
+
+
+class Observer(TorchFunctionMode):
+    """See the module's docstring. `measure` adds the signal statistics and slopes, which only the first pass needs."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, step: int, measure: bool) -> None:
+        super().__init__()
+        self.seen = Seen()
+        self._dtype = dtype
+        self._measure = measure
+        self._step = step
+        self._recording = True
+        self._modules = {id(m): name for name, m in model.named_modules()}
+        self._root = type(model).__name__
+        self._own = _Tags()
+        self._origin = _Tags()
+        self._directions: dict[tuple[Any, ...], Tensor] = {}
+        for name, p in model.named_parameters():
+            self._own.set(p, _Owned((name,)))
+
+    def forward_is_over(self) -> None:
+        """Stop recording; recomputation inside backward (checkpointing) is still lifted to the working precision."""
+        self._recording = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name: str = getattr(func, "__name__", "")
+        if name in _DROPOUTS:
+            return self._without_dropout(args, kwargs)
+        if self._dtype == torch.float64:
+            func, args, kwargs = _lift(func, name, args, kwargs)
+        args, kwargs = self._calm(name, args, kwargs)
+        z = self._before_activation(name, args, kwargs)
+        result = func(*args, **kwargs)
+        if self._dtype == torch.float64 and name in _FROM_OUTSIDE and result.dtype in _LOW:
+            result = result.double()
+        if self._recording:
+            self._recording = False  # what the recording itself calls is not part of the model
+            try:
+                self._record(func, name, args, kwargs, z, result)
+            finally:
+                self._recording = True
+        return result
+
+    # ---- randomness that treats units differently is switched off, and noted -------------------------------------
+
+    def _without_dropout(self, args: Any, kwargs: Any) -> Any:
+        p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+        training = args[2] if len(args) > 2 else kwargs.get("training", True)
+        if p and training:
+            self.seen.breakers["dropout"] = f"dropout (p={float(p):g})"
+        return args[0] if args else kwargs["input"]
+
+    def _calm(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Dropout that hides in an argument of attention and of the fused recurrent operations."""
+        if name == "scaled_dot_product_attention" and kwargs.get("dropout_p"):
+            self.seen.breakers["dropout"] = f"attention dropout (p={kwargs['dropout_p']:g})"
+            kwargs = {**kwargs, "dropout_p": 0.0}
+        if name == "multi_head_attention_forward" and len(args) > 10 and args[10]:
+            self.seen.breakers["dropout"] = f"attention dropout (p={args[10]:g})"
+            args = (*args[:10], 0.0, *args[11:])
+        if name in _RECURRENT and len(args) == 9 and args[5]:
+            self.seen.breakers["dropout"] = f"dropout between recurrent layers (p={args[5]:g})"
+            args = (*args[:5], 0.0, *args[6:])
+        return args, kwargs
+
+    # ---- who uses which parameter, and how ----------------------------------------------------------------------
+
+    def _before_activation(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
+        """The pre-activation, kept apart where the activation is about to overwrite it."""
+        if not self._recording or name.rstrip("_") not in ELEMENTWISE or not args or not isinstance(args[0], Tensor):
+            return None
+        in_place = name.endswith("_") or kwargs.get("inplace") or any(a is True for a in args[1:])
+        return args[0].detach().clone() if in_place and self._measure else args[0].detach()
+
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, z: Tensor | None, result: Any) -> None:
+        tensors = list(_tensors((*args, *kwargs.values())))
+        owned = [(t, tag) for t in tensors if (tag := self._own.get(t)) is not None]
+        if owned:
+            if len(owned) == len(tensors):
+                self._derive(name, tensors, owned, result)
+            elif isinstance(result, Tensor | tuple):
+                self._use(name, args, kwargs, owned, result)
+        elif isinstance(result, Tensor) and tensors:
+            self._pass_on(tensors[0], result)
+        if z is not None and isinstance(result, Tensor) and result.requires_grad:
+            self._activate(func, name.rstrip("_"), args, kwargs, z, result)
+
+    def _derive(self, name: str, tensors: Sequence[Tensor], owned: Any, result: Any) -> None:
+        names = tuple(dict.fromkeys(n for _, tag in owned for n in tag.names))
+        for out in _tensors((result,)):
+            flips = name in _FLIPS and out.dim() >= 2 and out.shape == tensors[0].transpose(-2, -1).shape
+            flipped = owned[0][1].flipped != (flips and out.data_ptr() == tensors[0].data_ptr() and out is not tensors[0])
+            self._own.set(out, _Owned(names, flipped))
+
+    def _pass_on(self, source: Tensor, result: Tensor) -> None:
+        origin = self._origin.get(source)
+        if origin is not None and result.shape == source.shape and result is not source:
+            self._origin.set(result, origin)
+
+    def _use(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
+        for tensor, tag in owned:
+            for parameter in tag.names:
+                self.seen.roles.setdefault(parameter, set()).add(_role(name, args, kwargs, tensor))
+        data = next((t for t in _tensors((*args, *kwargs.values())) if self._own.get(t) is None), None)
+        if data is not None and data.numel() == 0:
+            self.seen.starved.update(n for _, tag in owned for n in tag.names)
+            return
+        if name == "multi_head_attention_forward":
+            self._use_attention(args, kwargs, result)
+        elif name in _RECURRENT:
+            self._use_recurrent(name, args)
+        elif isinstance(result, Tensor):
+            layout = _layout(name, args, kwargs, result)
+            if layout is not None and (tag := self._own.get(layout.weight)) is not None:
+                self._apply(name, layout, tag, data, result)
+            elif data is not None:
+                self._pass_on(data, result)
+
+    def _apply(self, name: str, layout: _Layout, tag: _Owned, data: Tensor | None, result: Tensor) -> None:
+        bias = self._own.get(layout.bias) if layout.bias is not None else None
+        axes = (layout.in_axis, layout.out_axis) if tag.flipped else (layout.out_axis, layout.in_axis)
+        site = self._site(tag.names[-1], name, *axes)
+        site.bias = bias.names[-1] if bias is not None else site.bias
+        site.from_data = data is not None and not data.requires_grad
+        self._watch(site, result, layout.unit_axis)
+
+    def _use_attention(self, args: Any, kwargs: Any, result: Any) -> None:
+        for position, axis in ((5, 0), (11, 0)):
+            tag = self._own.get(args[position]) if len(args) > position else None
+            if tag is not None:
+                site = self._site(tag.names[-1], "linear", axis, 1)
+                site.heads = int(args[4])
+                bias = self._own.get(args[position + 1])
+                site.bias = bias.names[-1] if bias is not None else None
+                if position == 11:
+                    site.heads = None
+                    self._watch(site, result[0], -1)
+        for key in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            tag = self._own.get(kwargs.get(key))
+            if tag is not None:
+                self._site(tag.names[-1], "linear", 0, 1).heads = int(args[4])
+
+    def _use_recurrent(self, name: str, args: Any) -> None:
+        weights = next((a for a in args if isinstance(a, list | tuple) and a and self._own.get(a[0])), ())
+        for w in weights:
+            if w.dim() == 2:
+                site = self._site(self._own.get(w).names[-1], name, 0, 1)
+                site.gates = _RECURRENT[name]
+                site.shape = tuple(w.shape[:1])
+
+    def _site(self, weight: str, kind: str, out_axis: int | None, in_axis: int | None) -> Site:
+        layer = layer_name(weight, self._root)
+        if layer in self.seen.sites and self.seen.sites[layer].weight != weight:
+            layer = weight
+        return self.seen.sites.setdefault(layer, Site(layer, kind, weight, out_axis, in_axis))
+
+    # ---- what passes ------------------------------------------------------------------------------------------
+
+    def _watch(self, site: Site, result: Tensor, axis: int) -> None:
+        site.calls += 1
+        self._origin.set(result, (site.layer, axis))
+        if not result.is_floating_point() or site.calls > 8:
+            return  # a cell stepped by hand shows itself in its first calls
+        rows = _by_unit(result, axis)  # [b, o]
+        site.forward.append(self._direction(rows) @ rows)
+        if self._measure and site.calls == 1:
+            site.shape, site.samples = tuple(result.shape), rows.shape[0]
+            site.mean, site.second_moment = rows.mean(0), rows.square().mean(0)
+            site.spread = _spread(result)
+        if result.requires_grad:
+            site.nodes.append(result.grad_fn)
+            result.register_hook(self._watch_back(site, axis))
+
+    def _watch_back(self, site: Site, axis: int) -> Callable[[Tensor], None]:
+        first = site.calls == 1
+
+        def hook(gradient: Tensor) -> None:
+            rows = _by_unit(gradient.detach(), axis)
+            site.backward.append(self._direction(rows) @ rows)
+            if self._measure and first:
+                site.back_second_moment = rows.square().mean(0)
+
+        return hook
+
+    def _direction(self, rows: Tensor) -> Tensor:
+        key = (rows.shape[0], rows.dtype, rows.device)
+        if key not in self._directions:
+            generator = torch.Generator().manual_seed(7919 * self._step + rows.shape[0])
+            drawn = torch.randn(rows.shape[0], generator=generator, dtype=torch.float64)
+            self._directions[key] = drawn.to(rows.dtype).to(rows.device)
+        return self._directions[key]
+
+    def _activate(self, func: Any, name: str, args: Any, kwargs: Any, z: Tensor, result: Tensor) -> None:
+        layer, axis = self._origin.get(args[0]) or (None, 1 if z.dim() == 4 else -1)
+        self._origin.set(result, (layer, axis))
+        self.seen.ends[id(result)] = (weakref.ref(result), name)
+        if layer is not None and self.seen.sites[layer].activation is None:
+            self.seen.sites[layer].activation = name
+        if not self._measure or not z.is_floating_point() or z.dim() < 2 or z.numel() == 0:
+            return
+        rest, options = args[1:], {k: v for k, v in kwargs.items() if k != "inplace"}
+
+        def phi(point: Tensor) -> Tensor:
+            out: Tensor = func(point, *rest, **options)
+            return out
+
+        rows = _by_unit(z, axis)  # [b, o]
+        most = max(1, _MOST_SLOPES // max(1, rows.shape[1]))
+        sample = rows[:: max(1, -(-rows.shape[0] // most))]
+        size = slope(phi, sample).abs()
+        top = max(1.0, float(rest[0].abs().max())) if name == "prelu" else steepest(phi, name, str((rest, options)))
+        mean, std = rows.mean(0), rows.std(0, unbiased=False)
+        activation = Activation(
+            where=self._where() or layer or name,
+            name=name,
+            layer=layer,
+            units=rows.shape[1],
+            samples=rows.shape[0],
+            linear=float((size >= LINEAR * top).double().mean()),
+            saturated=float((size <= SATURATED * top).double().mean()),
+            dead=(size == 0).all(0) & (rows.amax(0) <= 0 if name == "relu" else True),
+            negative=rows.amax(0) < 0,
+            margin=-mean / std.clamp_min(torch.finfo(rows.dtype).tiny),
+            node=result.grad_fn,
+        )
+        self.seen.activations.append(activation)
+
+    def _where(self) -> str | None:
+        """The innermost module whose method is running: the frame that holds it as `self`."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if owner is not None and id(owner) in self._modules and isinstance(owner, nn.Module):
+                return self._modules[id(owner)] or None
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+
+def layer_name(parameter: str, root: str) -> str:
+    """The layer a parameter belongs to: `fc1.weight` -> `fc1`, `conv.parametrizations.weight.original1` -> `conv`.
+
+    Example:
+        >>> layer_name("fc1.weight", "Net"), layer_name("weight", "Linear"), layer_name("rnn.weight_ih_l0", "Net")
+        ('fc1', 'Linear', 'rnn.weight_ih_l0')
+    """
+    head, _, _ = parameter.partition(".parametrizations.")
+    if head != parameter:
+        return head
+    if parameter in ("weight", "bias"):
+        return root
+    for suffix in (".weight", ".weight_v", ".weight_orig"):
+        if parameter.endswith(suffix):
+            return parameter.removesuffix(suffix)
+    return parameter
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the units of an operation lie: in its result, and in its weight."""
+
+    weight: Tensor
+    bias: Tensor | None
+    unit_axis: int  # of the result
+    out_axis: int | None  # of the weight
+    in_axis: int | None
+
+
+def _argument(args: Any, kwargs: Any, position: int, key: str) -> Any:
+    return args[position] if len(args) > position else kwargs.get(key)
+
+
+def _layout(name: str, args: Any, kwargs: Any, result: Tensor) -> _Layout | None:
+    weight, bias = _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 2, "bias")
+    if name == "linear":
+        return _Layout(weight, bias, -1, 0, 1)
+    if name in ("conv1d", "conv2d", "conv3d"):
+        return _Layout(weight, bias, result.dim() - 1 - int(name[4]), 0, 1)
+    if name.startswith("conv_transpose"):
+        return _Layout(weight, bias, result.dim() - 1 - int(name[14]), 1, 0)
+    if name == "embedding":
+        return _Layout(weight, None, -1, 1, None)
+    if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm"):
+        shifted = name.endswith("addmm") or name == "baddbmm"
+        right = _argument(args, kwargs, 2 if shifted else 1, "mat2" if shifted else "other")
+        if isinstance(right, Tensor) and right.dim() >= 2 and result.dim() >= 1:
+            return _Layout(right, args[0] if shifted else None, -1, right.dim() - 1, right.dim() - 2)
+    return None
+
+
+def _role(name: str, args: Any, kwargs: Any, tensor: Tensor) -> str:
+    """How an operation uses a parameter: weight, bias, norm_weight, norm_bias, lookup, scale, shift, other."""
+    if name == "embedding":
+        return "lookup"
+    if name in ("__getitem__", "index_select", "gather", "take"):
+        return "lookup"
+    if name in _NORMS:
+        return "norm_bias" if tensor is _argument(args, kwargs, _NORMS[name], "bias") else "norm_weight"
+    if name in _RECURRENT:
+        return "weight" if tensor.dim() >= 2 else "bias"
+    if name == "multi_head_attention_forward":
+        return "weight" if tensor.dim() == 2 else "bias"
+    if name in ("linear", "conv1d", "conv2d", "conv3d") or name.startswith("conv_transpose"):
+        return "bias" if tensor is _argument(args, kwargs, 2, "bias") else "weight"
+    if name in ("add", "add_", "sub", "sub_", "__add__", "__radd__", "__iadd__", "__sub__", "__rsub__"):
+        return "shift"
+    if name in ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "__truediv__"):
+        return "scale"
+    return "weight" if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum") else "other"
+
+
+def _lift(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+    """Casts to float32 and below become casts to float64."""
+    if name in _TO_FLOAT and args and isinstance(args[0], Tensor):
+        return torch.Tensor.double, args[:1], {}
+    if any(a in _LOW for a in args if isinstance(a, torch.dtype)):
+        args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _LOW else a for a in args)
+    if kwargs.get("dtype") in _LOW:
+        kwargs = {**kwargs, "dtype": torch.float64}
+    return func, args, kwargs
+
+
+def _tensors(things: Any) -> Iterator[Tensor]:
+    for thing in things:
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, list | tuple):
+            yield from _tensors(thing)
+
+
+def _by_unit(tensor: Tensor, axis: int) -> Tensor:
+    """[..., o, ...] -> [b, o]: one column a unit, one row a sample and position."""
+    tensor = tensor.detach()
+    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
+
+
+def _spread(result: Tensor) -> float:
+    """The share of the second moment that lies between samples: 0 when all samples look the same."""
+    if result.dim() < 2 or result.shape[0] < 2:
+        return 1.0
+    x = result.detach()
+    total = float(x.square().mean())
+    return float(x.var(0, unbiased=False).mean()) / total if total > 0 else 1.0

@@ -1,0 +1,86 @@
+"""One forward and backward pass on borrowed weights: the unit in which a check's work is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .borrow import Borrowed
+from .observe import Observer, Seen
+from .task import Draw, Task
+
+
+@dataclass
+class Pass:
+    """What one pass gave. Gradients are None where the loss has no path to the parameter."""
+
+    gradients: dict[str, Tensor | None]
+    seen: Seen
+    loss: float | None
+    draw: Draw
+    outputs: tuple[Tensor, ...]
+    roots: tuple[Any, ...]
+
+
+@dataclass
+class Runner:
+    """Runs passes of one task on one borrowed model, and counts them."""
+
+    held: Borrowed
+    task: Task
+    seed: int
+    progress: Callable[[int, int | None, str], None] | None = None
+    passes: float = 0.0
+    what: str = field(default="waking up", repr=False)
+
+    def run(self, step: int, *, measure: bool = False, varied: bool = False) -> Pass:
+        """Forward and backward of step `step`. Everything random is drawn from (seed, step), so a pass can be repeated."""
+        held, task = self.held, self.task
+        self._count(1.0)
+        draw = task.draw(step, held.dtype, varied=varied)
+        observer = Observer(held.model, held.dtype, step=step, measure=measure)
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        _clear(held)
+        with observer:
+            outcome = task.run(draw, step, self.seed * 1_000_003 + step)
+            observer.forward_is_over()
+            roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)
+            outcome.backward()
+        gradients = {name: held.params[name].grad for name in held.trainable}
+        gradients = {name: None if g is None else _dense(g) for name, g in gradients.items()}
+        _clear(held)
+        loss = float(outcome.loss.detach()) if outcome.loss is not None else None
+        outputs = tuple(o.detach() for o in outcome.outputs)
+        return Pass(gradients, observer.seen, loss, draw, outputs, roots)
+
+    def outputs(self, step: int) -> tuple[Tensor, ...]:
+        """Forward only: every output, or the loss where there is nothing else to look at."""
+        held, task = self.held, self.task
+        self._count(1 / 3)
+        draw = task.draw(step, held.dtype)
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        observer = Observer(held.model, held.dtype, step=step, measure=False)
+        observer.forward_is_over()
+        with observer:
+            outcome = task.run(draw, step, self.seed)
+        if outcome.loss is not None and not outcome.outputs:
+            return (outcome.loss.detach().reshape(1),)
+        return tuple(o.detach() for o in outcome.outputs)
+
+    def _count(self, amount: float) -> None:
+        self.passes += amount
+        if self.progress is not None:
+            self.progress(round(self.passes), None, self.what)
+
+
+def _clear(held: Borrowed) -> None:
+    for p in held.params.values():
+        p.grad = None
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()

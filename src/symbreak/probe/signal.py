@@ -1,0 +1,192 @@
+"""How the signal fares at step 1: scale forward and backward, slopes, and what the batch itself looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
+from ..schemes import Fans, fans_of_shape, recognise
+from .observe import Activation, Seen, Site
+from .passes import Pass
+from .slopes import RANGES
+from .wakeup import rms
+
+SURELY = 6.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
+
+
+def layers(
+    first: Pass, params: Mapping[str, nn.Parameter], learning_rate: float, adaptive: bool
+) -> tuple[LayerTrace, ...]:
+    """One row a layer, in the order of execution."""
+    by_layer = {a.layer: a for a in reversed(first.seen.activations) if a.layer is not None}
+    return tuple(
+        _layer(site, by_layer.get(name), first.gradients.get(site.weight), params, learning_rate, adaptive)
+        for name, site in first.seen.sites.items()
+    )
+
+
+def _layer(
+    site: Site,
+    activation: Activation | None,
+    gradient: Tensor | None,
+    params: Mapping[str, nn.Parameter],
+    learning_rate: float,
+    adaptive: bool,
+) -> LayerTrace:
+    weight = params[site.weight].data
+    weight_rms, gradient_rms = rms(weight), rms(gradient) if gradient is not None else 0.0
+    step = learning_rate if adaptive and gradient_rms > 0 else learning_rate * gradient_rms
+    return LayerTrace(
+        name=site.layer,
+        kind=site.kind,
+        weight=site.weight,
+        shape=tuple(weight.shape),
+        scheme=str(recognise(weight, _fans(site, weight))),
+        activation=site.activation,
+        out_axis=site.out_axis,
+        gates=site.gates,
+        heads=site.heads,
+        from_data=site.from_data,
+        forward_rms=_root_mean(site.second_moment),
+        forward_variance=_variance(site),
+        backward_rms=_root_mean(site.back_second_moment),
+        weight_rms=weight_rms,
+        gradient_rms=gradient_rms,
+        gradient_to_weight=gradient_rms / weight_rms if weight_rms > 0 else None,
+        update_to_weight=step / weight_rms if weight_rms > 0 else None,
+        spread=site.spread if site.second_moment is not None else None,
+        linear=activation.linear if activation else None,
+        saturated=activation.saturated if activation else None,
+        dead=float(activation.dead.double().mean()) if activation else None,
+    )
+
+
+def _fans(site: Site, weight: Tensor) -> Fans | None:
+    if weight.dim() < 2 or weight.is_complex():
+        return None
+    return fans_of_shape(tuple(weight.shape), transposed=site.kind.startswith("conv_transpose"))
+
+
+def _root_mean(second_moment: Tensor | None) -> float | None:
+    return None if second_moment is None else math.sqrt(float(second_moment.mean()))
+
+
+def _variance(site: Site) -> float | None:
+    if site.second_moment is None or site.mean is None:
+        return None
+    return max(0.0, float((site.second_moment - site.mean.square()).mean()))
+
+
+def activations(seen: Seen) -> tuple[ActivationTrace, ...]:
+    """Every measured call of an activation, its dead units by number."""
+    return tuple(
+        ActivationTrace(
+            where=a.where,
+            name=a.name,
+            layer=a.layer,
+            units=a.units,
+            samples=a.samples,
+            linear=a.linear,
+            saturated=a.saturated,
+            dead=_indices(a.dead & a.negative),
+            surely_dead=_indices(a.dead & a.negative & (a.margin >= SURELY)),
+        )
+        for a in seen.activations
+    )
+
+
+def dead_nodes(seen: Seen) -> dict[Any, str]:
+    """Backward nodes of activations that let no gradient through, every unit being dead by a negative input."""
+    return {a.node: a.where for a in seen.activations if bool((a.dead & a.negative).all()) and a.node is not None}
+
+
+def _indices(mask: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in mask.nonzero().reshape(-1))
+
+
+# ---- the batch -------------------------------------------------------------------------------------------------
+
+
+def inputs(first: Pass, made_up: bool) -> tuple[InputTrace, ...]:
+    """Statistics of the float inputs of the first batch; none where symbreak made the batch up."""
+    if made_up:
+        return ()
+    named = [*((f"input {i}", a) for i, a in enumerate(first.draw.args)), *first.draw.kwargs.items()]
+    return tuple(_input(name, t) for name, t in named if isinstance(t, Tensor) and t.is_floating_point() and t.numel() > 1)
+
+
+def _input(name: str, x: Tensor) -> InputTrace:
+    table = x.dim() == 2 and x.shape[0] >= 8
+    std = x.std(0, unbiased=False) if table else None
+    spread = std[std > 0] if std is not None else None
+    return InputTrace(
+        name=name,
+        shape=tuple(x.shape),
+        mean=float(x.mean()),
+        rms=rms(x),
+        low=float(x.min()),
+        high=float(x.max()),
+        feature_std=(float(spread.min()), float(spread.max())) if spread is not None and spread.numel() else None,
+        constant_features=_indices(std == 0) if std is not None else (),
+    )
+
+
+def target(first: Pass, loss: Callable[..., Any] | None) -> TargetTrace | None:
+    """What the labels of the first batch say, where a loss and a target were given."""
+    y = first.draw.target
+    if loss is None or not isinstance(y, Tensor) or y.numel() == 0 or y.is_complex():
+        return None
+    end = _end(first)
+    low, high = float(y.min()), float(y.max())
+    return TargetTrace(
+        samples=y.shape[0] if y.dim() else 1,
+        entropy=_entropy(y) if _is_cross_entropy(loss) else None,
+        low=low,
+        high=high,
+        output_activation=end,
+        output_range=RANGES.get(end) if end is not None else None,
+    )
+
+
+def _end(first: Pass) -> str | None:
+    for output in first.outputs:
+        for reference, name in first.seen.ends.values():
+            kept = reference()
+            if kept is not None and kept.data_ptr() == output.data_ptr() and kept.shape == output.shape:
+                return name
+    return None
+
+
+def _is_cross_entropy(loss: Callable[..., Any]) -> bool:
+    return "cross_entropy" in getattr(loss, "__name__", "") or isinstance(loss, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss)
+
+
+def _entropy(y: Tensor) -> float | None:
+    if not y.is_floating_point() and y.dtype != torch.bool:
+        counts = torch.bincount(y.reshape(-1)[y.reshape(-1) >= 0])
+    elif set(y.unique().tolist()) <= {0.0, 1.0}:
+        counts = torch.stack([(y == 0).sum(), (y == 1).sum()])
+    else:
+        return None
+    shares = counts[counts > 0].double() / counts.sum()
+    return float(-(shares * shares.log()).sum())
+
+
+def equal_tensors(params: Mapping[str, nn.Parameter]) -> tuple[tuple[str, ...], ...]:
+    """Groups of different weight matrices that start bit for bit alike and are not constant."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, p in params.items():
+        if p.dim() >= 2 and p.numel() > 3 and bool((p.data != p.data.reshape(-1)[0]).any()) and not p.is_complex():
+            key = (tuple(p.shape), float(p.data.double().sum()), float(p.data.double().square().sum()))
+            groups.setdefault(key, []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1 and _all_equal(params, names))
+
+
+def _all_equal(params: Mapping[str, nn.Parameter], names: Iterable[str]) -> bool:
+    first, *rest = (params[n].data for n in names)
+    return all(torch.equal(first, other) for other in rest)

@@ -1,0 +1,166 @@
+"""What becomes of the parameters that never woke: unused, starved, absorbed, or asleep, and what keeps them so.
+
+A zero gradient is explained by intervention, not by name: fill every zero with noise and look again; shift the
+parameter and see whether any output moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import SymbreakError
+from .passes import Runner
+from .wakeup import Ladder, climb, nominal_scale, scale
+
+_STILL = {torch.float64: 1e-8, torch.float32: 1e-4}  # relative movement of the outputs that counts as none
+
+
+@dataclass
+class Sleepers:
+    """What the interventions showed. Rows are slices along axis 0."""
+
+    filled_wake: set[str] = field(default_factory=set)
+    filled_rows: dict[str, Tensor] = field(default_factory=dict)
+    absorbed: set[str] = field(default_factory=set)
+    absorbed_rows: dict[str, Tensor] = field(default_factory=dict)
+    climbs: int = 1
+
+
+@dataclass(frozen=True)
+class _Item:
+    name: str
+    rows: Tensor  # [rows] which of them to shift
+
+
+def investigate(runner: Runner, ladder: Ladder, lookups: frozenset[str]) -> Sleepers:
+    """Look again at what stayed asleep: on other data, with zeros filled, and by shifting it. Starts from the start."""
+    found = Sleepers()
+    if _unexplained(ladder, lookups):
+        _look_again(runner, ladder, found)
+    suspects = _suspects(ladder, lookups)
+    if not suspects:
+        return found
+    with runner.held.scratch():
+        _fill(runner)
+        runner.what = "filling zeros"
+        filled = climb(runner, offset=2000, only=2)
+        found.climbs += 1
+        for name in suspects:
+            found.filled_rows[name] = filled.rows[name]
+            if filled.wake[name] is not None and ladder.wake[name] is None:
+                found.filled_wake.add(name)
+        items = [_Item(n, ~(ladder.rows[n] | filled.rows[n])) for n in suspects]
+        for item in _unmoved(runner, [i for i in items if bool(i.rows.any())]):
+            found.absorbed_rows[item.name] = item.rows
+            if bool(item.rows.all()):
+                found.absorbed.add(item.name)
+    return found
+
+
+def _unexplained(ladder: Ladder, lookups: frozenset[str]) -> bool:
+    """True where a row got exactly zero, not rounding noise: other data might wake it."""
+    return any(
+        name in ladder.path and name not in lookups and bool((~rows & ~ladder.noisy[name]).any())
+        for name, rows in ladder.rows.items()
+    )
+
+
+def _suspects(ladder: Ladder, lookups: frozenset[str]) -> list[str]:
+    return [
+        name
+        for name, rows in ladder.rows.items()
+        if name in ladder.path and (ladder.wake[name] is None or (name not in lookups and not bool(rows.all())))
+    ]
+
+
+def _look_again(runner: Runner, ladder: Ladder, found: Sleepers) -> None:
+    """A second climb on varied data and other steps: ReLU luck, routing and balanced batches must not read as never."""
+    runner.what = "looking again on other data"
+    with runner.held.scratch():
+        try:
+            again = climb(runner, offset=1000, varied=True, only=min(ladder.steps, 8))
+        except SymbreakError:
+            raise
+        except Exception:  # noqa: BLE001 - a jittered batch may be invalid for the model; the user's own batch was not
+            return
+    found.climbs += 1
+    if again.nonfinite:
+        return
+    ladder.starved |= again.starved
+    for name, rows in again.rows.items():
+        ladder.rows[name] |= rows
+        ladder.noisy[name] &= ~rows
+        step = again.wake[name]
+        if step is not None and ladder.wake[name] is None:
+            ladder.wake[name] = step
+    ladder.path |= again.path
+
+
+def _fill(runner: Runner) -> None:
+    """Small noise in every tensor that is all zero, and in every zero row and column of the others."""
+    generator = torch.Generator().manual_seed(runner.seed + 4242)
+    with torch.no_grad():
+        for name in runner.held.trainable:
+            p = runner.held.params[name].data
+            if not (p.is_floating_point() or p.is_complex()) or p.numel() == 0:
+                continue
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
+            holes = _holes(p)
+            if bool(holes.any()):
+                p.add_(noise * holes * nominal_scale(p))
+
+
+def _holes(p: Tensor) -> Tensor:
+    if p.dim() < 2:
+        return (p == 0).all().expand(p.shape).to(p.dtype if not p.is_complex() else torch.float64)
+    zero = p == 0
+    rows = zero.reshape(p.shape[0], -1).all(1).reshape(-1, *(1,) * (p.dim() - 1))
+    columns = zero.transpose(0, 1).reshape(p.shape[1], -1).all(1).reshape(1, -1, *(1,) * (p.dim() - 2))
+    return (rows | columns).expand(p.shape)
+
+
+def _unmoved(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
+    """The items whose shift moves no output, found by halving: all absorbed biases cost one forward pass together."""
+    if not items:
+        return []
+    runner.what = "shifting what stays asleep"
+    before = runner.outputs(1)
+    if not before:
+        return []
+    found: list[_Item] = []
+    stack: list[list[_Item]] = [list(items)]
+    while stack:
+        group = stack.pop()
+        if not _moves(runner, group, before):
+            found.extend(group)
+        elif len(group) > 1:
+            middle = len(group) // 2
+            stack += [group[:middle], group[middle:]]
+    return found
+
+
+def _moves(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...]) -> bool:
+    generator = torch.Generator().manual_seed(runner.seed + 99)
+    held = runner.held
+    with held.scratch():
+        with torch.no_grad():
+            for item in items:
+                p = held.params[item.name].data
+                noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
+                rows = item.rows.to(p.device).reshape(p.shape[:1] + (1,) * (p.dim() - 1) if p.dim() else ())
+                p.add_(noise * rows * max(scale(p), 0.1))
+        after = runner.outputs(1)
+    return any(_differs(a, b, _STILL.get(held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
+
+
+def _differs(a: Tensor, b: Tensor, still: float) -> bool:
+    if a.shape != b.shape:
+        return True
+    if a.numel() == 0:
+        return False
+    size = float(torch.linalg.vector_norm(a)) / a.numel() ** 0.5
+    return float((a - b).abs().max()) > still * max(size, 1e-300)

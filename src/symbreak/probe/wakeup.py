@@ -1,0 +1,179 @@
+"""The wake-up ladder: at which optimizer step each tensor, and each row of it, first gets a gradient.
+
+Every step draws generic data and moves every tensor that is awake by a normalised generic amount (rms 0.02 x U of its
+scale). Plain learning rates shrink doubly exponentially with depth and would give a false "never". U is derived from
+the tensor's own values and gradient, so that copies in different tensors get equal steps and stay copies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .copies import CopyLog
+from .passes import Pass, Runner
+
+STEP = 0.02  # rms of a probe step over the tensor's scale: small enough not to kill ReLU units
+LEAST_STEPS = 4  # a ladder of three rungs (ControlNet, Fixup) and one quiet step
+QUIET_STEPS = 3  # stopping after one quiet step is wrong: THEORY.md section 5, the gap example
+NOISE = 1e-4  # |g64| < NOISE |g32|: rounding, not gradient
+_ODD = 1e-7  # gradients this small against the median tensor are compared in two precisions
+_ODD_ROW = 1e-9  # the same for a row against its tensor
+
+
+@dataclass
+class Ladder:
+    """What a climb found. Steps count from 1."""
+
+    wake: dict[str, int | None]
+    path: set[str] = field(default_factory=set)
+    rows: dict[str, Tensor] = field(default_factory=dict)  # [rows] ever live
+    noisy: dict[str, Tensor] = field(default_factory=dict)  # [rows] only ever rounding noise
+    first: Pass | None = None
+    starved: set[str] = field(default_factory=set)
+    steps: int = 0
+    nonfinite: tuple[str, ...] = ()
+
+    def asleep(self) -> list[str]:
+        return [name for name, step in self.wake.items() if step is None]
+
+
+def climb(runner: Runner, *, offset: int = 0, copies: CopyLog | None = None, varied: bool = False, only: int | None = None) -> Ladder:
+    """Step the borrowed weights until nothing new wakes.
+
+    Args:
+        runner: the borrowed model and its task.
+        offset: added to the step's number in every seed, so that a second climb sees other data and other steps.
+        copies: where slices of weights and gradients are logged, to find units that never separate.
+        varied: jitter the user's batch, so that "never" is not said of one batch.
+        only: climb exactly this many steps.
+    """
+    held = runner.held
+    ladder = Ladder(wake=dict.fromkeys(held.trainable))
+    ladder.rows = {n: torch.zeros(_rows(held.params[n]), dtype=torch.bool) for n in held.trainable}
+    ladder.noisy = {n: torch.zeros(_rows(held.params[n]), dtype=torch.bool) for n in held.trainable}
+    noise = _Noise(runner)
+    last_new, most = 0, only or len(held.trainable) + QUIET_STEPS
+    while ladder.steps < max(most, LEAST_STEPS if only is None else 0):
+        step = ladder.steps = ladder.steps + 1
+        seen = runner.run(step + offset, measure=ladder.first is None and copies is not None, varied=varied)
+        ladder.first = ladder.first or seen
+        ladder.starved |= seen.seen.starved
+        bad = tuple(n for n, g in seen.gradients.items() if g is not None and not bool(torch.isfinite(g).all()))
+        if bad or (seen.loss is not None and not math.isfinite(seen.loss)):
+            ladder.nonfinite = bad or ("the loss",)
+            break
+        live = noise.live_rows(step + offset, seen, varied=varied)
+        new = _climbed(ladder, live, seen, step)
+        last_new = step if new else last_new
+        awake = [n for n, rows in live.items() if bool(rows.any())]
+        if copies is not None:
+            copies.log(step, held, seen, awake)
+        _advance(runner, seen, awake)
+        settled = copies is None or copies.enough(n for n, k in ladder.wake.items() if k is not None)
+        if only is None and step >= LEAST_STEPS and step - last_new >= QUIET_STEPS and settled:
+            break
+    return ladder
+
+
+def _climbed(ladder: Ladder, live: dict[str, Tensor], seen: Pass, step: int) -> bool:
+    new = False
+    for name, rows in live.items():
+        gradient = seen.gradients[name]
+        ladder.path.add(name)
+        if ladder.wake[name] is None and bool(rows.any()):
+            ladder.wake[name], new = step, True
+        new = new or bool((rows & ~ladder.rows[name]).any() and gradient is not None and gradient.dim() >= 2 and step <= 2)
+        ladder.rows[name] |= rows
+        if gradient is not None:
+            ladder.noisy[name] |= (_row_max(gradient) > 0).cpu() & ~rows
+    return new
+
+
+def _advance(runner: Runner, seen: Pass, awake: Iterable[str]) -> None:
+    with torch.no_grad():
+        for name in awake:
+            p, g = runner.held.params[name].data, seen.gradients[name]
+            assert g is not None
+            size = rms(g)
+            if size > 0 and math.isfinite(size):
+                p.sub_(g * (STEP * _generic_factor(p, g) * scale(p) / size))
+
+
+def _generic_factor(p: Tensor, g: Tensor) -> float:
+    """A number in [0.5, 1.5] from the tensor's own values: equal tensors get equal factors, others different ones."""
+    size = rms(g)
+    weight = rms(p)
+    shape = float(g.abs().mean()) / size + (float(p.abs().mean()) / weight if weight > 0 else 0.0)
+    return 1.0 + 0.5 * math.sin(1e3 * shape + p.numel() ** 0.5)
+
+
+def rms(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor)) / max(1, tensor.numel()) ** 0.5
+
+
+def nominal_scale(p: Tensor) -> float:
+    """The size a tensor of this shape has by a usual start: 1/sqrt(fan_in) for weights, 0.1 for vectors and gates."""
+    return (p.shape[0] / p.numel()) ** 0.5 if p.dim() >= 2 else 0.1
+
+
+def scale(p: Tensor) -> float:
+    """What a relative step is relative to: the tensor's rms, or its nominal scale while it is (almost) zero."""
+    size = rms(p)
+    return size if size > 1e-12 else nominal_scale(p)
+
+
+def _rows(p: Tensor) -> int:
+    return p.shape[0] if p.dim() else 1
+
+
+def _row_max(g: Tensor) -> Tensor:
+    return g.abs().reshape(g.shape[0] if g.dim() else 1, -1).amax(1)
+
+
+class _Noise:
+    """Tells "mathematically zero" from "small": a gradient that is rounding shrinks with the precision."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._floor: dict[str, Tensor] = {}  # [rows] the largest row maximum known to be rounding
+
+    def live_rows(self, step: int, seen: Pass, *, varied: bool) -> dict[str, Tensor]:
+        """name -> [rows] True where the row has a gradient that is not rounding; names without a path are left out."""
+        tops = {n: _row_max(g).cpu().double() for n, g in seen.gradients.items() if g is not None and g.numel()}
+        sizes = sorted(float(t.max()) for t in tops.values() if float(t.max()) > 0)
+        middle = sizes[len(sizes) // 2] if sizes else 0.0
+        odd = {n: self._odd(n, t, middle) for n, t in tops.items()}
+        live = {n: t > 0 for n, t in tops.items()}
+        if any(bool(rows.any()) for rows in odd.values()):
+            noise = self._compare(step, tops, odd, varied=varied)
+            live = {n: rows & ~noise[n] for n, rows in live.items()}
+        for name, t in tops.items():
+            known = t <= 1e3 * self._floor.get(name, torch.zeros_like(t))
+            live[name] = live[name] & ~known
+        return live
+
+    def _odd(self, name: str, top: Tensor, middle: float) -> Tensor:
+        """Rows whose gradient is suspiciously small and not yet explained."""
+        small = (top < _ODD_ROW * top.max()) | (top.max() < _ODD * middle)
+        known = top <= 1e3 * self._floor.get(name, torch.zeros_like(top))
+        return (top > 0) & small & ~known
+
+    def _compare(self, step: int, tops: dict[str, Tensor], odd: dict[str, Tensor], *, varied: bool) -> dict[str, Tensor]:
+        runner = self._runner
+        if runner.held.dtype == torch.float64:
+            with runner.held.at(torch.float32):
+                rough = {n: g for n, g in runner.run(step, varied=varied).gradients.items() if g is not None}
+            coarse = {n: _row_max(g).cpu().double() for n, g in rough.items()}
+            noise = {n: odd[n] & (t < NOISE * coarse.get(n, torch.zeros_like(t))) for n, t in tops.items()}
+        else:
+            noise = odd  # one precision alone cannot tell; the report says that the check ran in float32
+        for name, rows in noise.items():
+            if bool(rows.any()):
+                floor = self._floor.setdefault(name, torch.zeros_like(tops[name]))
+                self._floor[name] = torch.where(rows, torch.maximum(floor, tops[name]), floor)
+        return noise
