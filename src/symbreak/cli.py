@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import os
 import shutil
 import sys
@@ -58,7 +59,7 @@ def _sentence(err: Exception) -> str:
     if not isinstance(err, SymbreakError):
         return f"it failed itself: {factories.described(err)}. Run again with --debug and report what it shows."
     line = factories.where(err.__cause__) if err.__cause__ is not None else ""
-    return str(err) if line.strip() in str(err) else f"{err}{line}"
+    return str(err) if line.strip() in str(err) else f"{str(err).rstrip('.')}{line}."
 
 
 def _complain(sentence: str) -> None:
@@ -154,7 +155,8 @@ def _codes(given: tuple[str, ...]) -> tuple[str, ...]:
 
 def _shown(report: Report, shape: str, verbose: bool, output: Path | None) -> str:
     if shape == "json":
-        return report.to_json()
+        text = report.to_json()
+        return text if output or _is_unicode(sys.stdout) else json.dumps(json.loads(text), indent=2)  # escapes
     terminal = output is None and sys.stdout.isatty()
     return report.to_text(
         width=min(shutil.get_terminal_size().columns, 120) if terminal else 100,

@@ -26,7 +26,7 @@ GRAMMAR = "linear, logistic, perceptron, mlp:64-64:tanh, file.py:factory or pack
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 USUAL_DATA = {"linear": "diabetes", "logistic": "digits", "perceptron": "digits", "mlp": "digits"}
 ONE_COLUMN_A_CLASS = ("ce", "cross_entropy", "nll")
-CLASSES_ONLY = (*ONE_COLUMN_A_CLASS, "bce")
+CLASSES_ONLY = (*ONE_COLUMN_A_CLASS, "bce", "perceptron")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,8 @@ def _about(table: Data) -> str:
 
 
 def _made(target: str, data: str | None, loss: str | None, seed: int) -> Job:
+    model, batch, objective = _unpacked(_called(target, seed), target)
     with _seeded(seed):
-        model, batch, objective = _unpacked(_called(target), target)
         source = tables.load(data) if data is not None else None
     chosen = _loss(loss) if loss is not None else None
     if objective is not None and chosen is not None:
@@ -135,15 +135,17 @@ def _made(target: str, data: str | None, loss: str | None, seed: int) -> Job:
     return Job(model, source, chosen, objective, f"{target}, on {source.name}", note)
 
 
-def _called(target: str) -> Any:
+def _called(target: str, seed: int) -> Any:
     from torch import nn
 
-    found = factories.load(target, TargetError)
+    with _seeded(seed):
+        found = factories.load(target, TargetError)
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
         raise TargetError(f"{target} is {_kind(found)}; expected a factory, or a torch.nn.Module itself.")
-    return factories.call(found, target, TargetError)
+    with _seeded(seed):  # anew, because an import happens only once and may draw
+        return factories.call(found, target, TargetError)
 
 
 def _unpacked(made: Any, target: str) -> tuple[nn.Module, Any, Callable[..., Any] | None]:
@@ -166,7 +168,7 @@ def _unpacked(made: Any, target: str) -> tuple[nn.Module, Any, Callable[..., Any
 
 
 def _kind(thing: Any) -> str:
-    return "None" if thing is None else f"of type {type(thing).__name__}"
+    return "None" if thing is None else f"a value of type {type(thing).__name__}"
 
 
 def _loss_for(source: Source) -> Callable[..., Any] | None:

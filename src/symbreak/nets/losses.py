@@ -115,4 +115,5 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": l1,
     "huber": huber,
     "nll": F.nll_loss,
+    "perceptron": perceptron,
 }

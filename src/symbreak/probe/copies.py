@@ -123,7 +123,7 @@ class CopyLog:
         found = []
         by_weight = {site.weight: layer for layer, calls in self._sites.items() for _, site in calls[:1]}
         for name, track in self._tracks.items():
-            for axis in self._axes[name]:
+            for axis in self._axes[name] if self._final[name].dim() >= 2 else ():
                 site = self._sites[by_weight[name]] if name in by_weight else []
                 out = bool(site) and site[0][1].out_axis == axis
                 if out and name in outputs:
@@ -163,7 +163,7 @@ class CopyLog:
         defect = max((_defect(value, axis, g, mirrored=bool(mirrored)) for g in tied), default=0.0)
         return Slices(
             name, axis, count, tied, bool(mirrored), by_function is not None and bool(tied) and defect > 1e-6,
-            near, distance, apart, track.steps[0] + 1 if apart else None, defect, len(track.steps), tuple(exact.tolist()),
+            near, distance, apart, track.steps[0] if apart else None, defect, len(track.steps), tuple(exact.tolist()),
         )  # fmt: skip
 
     def _bias_columns(self, site: list[tuple[int, Site]], free: frozenset[str], kept: int) -> list[Array]:

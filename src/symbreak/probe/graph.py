@@ -71,7 +71,7 @@ class Graph:
         roots: the grad_fn of every tensor that backward starts from.
         params: name -> parameter.
         zero: the names whose values are all exactly zero.
-        dead: grad_fn of an activation without slope on every unit -> what to call it.
+        dead: grad_fn of an activation that is zero, and without slope, on every unit -> what to call it.
     """
 
     def __init__(
@@ -83,8 +83,11 @@ class Graph:
         self._leaf: dict[str, int] = {}
         order = self._collect([r for r in roots if r is not None], names)
         self._dead = {self._index[n]: label for n, label in dead.items() if n in self._index}
+        self._labels = frozenset(self._dead.values())
         for i in order:
             self._propagate(self._nodes[i], zero)
+            if i in self._dead:
+                self._nodes[i].zero = frozenset({self._dead[i]})
 
     def _collect(self, roots: list[Any], names: Mapping[int, str]) -> list[int]:
         self._index: dict[Any, int] = {}
@@ -159,8 +162,12 @@ class Graph:
                 else:
                     own = self._nodes[here].only_parameters
                     found["input" if own else "back"].extend(sorted(causes))
-        sides = {side: tuple(dict.fromkeys(n for n in names if n != parameter)) for side, names in found.items()}
-        return Blocked(sides["input"], sides["back"], sides["dead"])
+        zeros = [
+            tuple(dict.fromkeys(n for n in found[side] if n != parameter and n not in self._labels))
+            for side in ("input", "back")
+        ]
+        dead = (*found["dead"], *(n for side in ("input", "back") for n in found[side] if n in self._labels))
+        return Blocked(zeros[0], zeros[1], tuple(dict.fromkeys(dead)))
 
     def _stop(self, above: int, position: int) -> frozenset[str] | None:
         """The zeros that keep a gradient from passing through `above` to its input `position`; None where it passes."""

@@ -217,7 +217,7 @@ def _tensors(held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass) -> tu
                 name=name,
                 layer=layer_name(name, type(held.model).__name__),
                 shape=tuple(p.shape),
-                status=_status(name, p, roles, ladder, found),
+                status=_status(name, p, roles, ladder, found, dead=bool(blocked.dead)),
                 start=starts[name],
                 roles=roles,
                 wake=ladder.wake.get(name),
@@ -230,14 +230,18 @@ def _tensors(held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass) -> tu
                 moves_output=name not in found.absorbed,
                 sleeping_rows=_indices(sleeping),
                 absorbed_rows=_indices(sleeping & absorbed),
-                blocked_rows=_indices(sleeping & awoken),
+                blocked_rows=_indices(sleeping & awoken & _zero_rows(p.data)) if sleeping.numel() else (),
             )
         )
     return tuple(rows)
 
 
+def _zero_rows(p: Tensor) -> Tensor:
+    return (p == 0).reshape(p.shape[0] if p.dim() else 1, -1).all(1).cpu()
+
+
 def _status(
-    name: str, p: nn.Parameter, roles: frozenset[str], ladder: Ladder, found: Sleepers
+    name: str, p: nn.Parameter, roles: frozenset[str], ladder: Ladder, found: Sleepers, *, dead: bool
 ) -> Literal["live", "frozen", "unused", "starved", "absorbed", "asleep"]:
     if not p.requires_grad:
         return "frozen"
@@ -248,7 +252,8 @@ def _status(
     if name not in ladder.path:
         return "unused"
     vector = p.dim() <= 1 or bool(roles and roles <= _SHIFTS and sum(n > 1 for n in p.shape) <= 1)
-    return "absorbed" if vector and name in found.absorbed and name not in found.filled_wake else "asleep"
+    absorbed = name in found.absorbed and name not in found.filled_wake and not dead
+    return "absorbed" if vector and absorbed else "asleep"
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:

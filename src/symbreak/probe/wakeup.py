@@ -135,6 +135,11 @@ def _row_max(g: Tensor) -> Tensor:
     return g.abs().reshape(g.shape[0] if g.dim() else 1, -1).amax(1)
 
 
+def _typical(coarse: Tensor, odd: Tensor) -> Tensor:
+    """Each row's float32 gradient, at least the median of its odd rows: one number's rounding can be small by luck."""
+    return coarse.clamp_min(float(coarse[odd].median())) if bool(odd.any()) else coarse
+
+
 class _Noise:
     """Tells "mathematically zero" from "small": a gradient that is rounding shrinks with the precision."""
 
@@ -169,7 +174,7 @@ class _Noise:
             with runner.held.at(torch.float32):
                 rough = {n: g for n, g in runner.run(step, varied=varied).gradients.items() if g is not None}
             coarse = {n: _row_max(g).cpu().double() for n, g in rough.items()}
-            noise = {n: odd[n] & (t < NOISE * coarse.get(n, torch.zeros_like(t))) for n, t in tops.items()}
+            noise = {n: odd[n] & (t < NOISE * _typical(coarse.get(n, torch.zeros_like(t)), odd[n])) for n, t in tops.items()}
         else:
             noise = odd  # one precision alone cannot tell; the report says that the check ran in float32
         for name, rows in noise.items():

@@ -1,0 +1,36 @@
+"""Know what your initial weights will do before you train.
+
+>>> import symbreak as sb
+>>> report = sb.check(model, batch)          # doctest: +SKIP
+>>> report.verdict, report.findings          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import SymbreakError
+
+if TYPE_CHECKING:
+    from . import nets, schemes
+    from ._check import check
+    from .records import Finding
+    from .report import Report
+
+__all__ = ["Finding", "Report", "SymbreakError", "__version__", "check", "nets", "schemes"]
+
+_WHERE = {"check": "._check", "Finding": ".records", "Report": ".report", "nets": ".nets", "schemes": ".schemes"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for: `symbreak --help` must not wait for torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'symbreak' has no attribute {name!r}")
+    module = import_module(_WHERE[name], __name__)
+    return module if name in ("nets", "schemes") else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

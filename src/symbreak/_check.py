@@ -1,0 +1,89 @@
+"""THE CONDUCTOR: task -> borrow -> Trace -> rules -> Report. The one function that the API, the CLI and plugins call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError, nearest
+from .report import Report
+from .rules import judge, validate_codes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+LEARNING_RATES = {
+    "sgd": 1e-2, "momentum": 1e-2, "nesterov": 1e-2, "adam": 1e-3, "adamw": 1e-3, "nadam": 1e-3, "radam": 1e-3,
+    "adamax": 1e-3, "rmsprop": 1e-3, "adagrad": 1e-2, "adadelta": 1.0, "lion": 1e-4, "rprop": 1e-2, "adafactor": 1e-2,
+    "muon": 2e-2, "lbfgs": 1.0,
+}  # fmt: skip
+"""The usual learning rate of each optimizer, for the update ratio (SB207) where only a name is given."""
+
+
+def check(
+    model: nn.Module,
+    batch: Any = None,
+    loss: Callable[..., Tensor] | None = None,
+    *,
+    objective: Callable[..., Tensor] | None = None,
+    optimizer: str | Optimizer = "sgd",
+    seed: int = 0,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Report:
+    """Look at a model at step 0 and say, with evidence, what its start will do to training.
+
+    The model comes back bit for bit as it was, also when its forward raises. Its code is run.
+
+    Args:
+        model: any torch.nn.Module.
+        batch: a tensor; a tuple (x, y); a dict of keyword arguments; an object with `draw(step) -> batch`; or None
+            where the first layer is Linear, Conv1d-3d or Embedding, and inputs can be made up. Where the model takes
+            several inputs pass ((a, b), y).
+        loss: loss(output, target) -> scalar, as torch's losses. Without it a generic loss, a random projection of every
+            output plus a quadratic, assumes nothing of the task; a model that returns its own loss is asked for that.
+        objective: objective(model, batch) -> scalar, for anything else; `batch` may then be None.
+        optimizer: a name or a torch optimizer; its learning rate is used for the update ratio.
+        seed: of every random number the probe draws.
+        select: rule codes or prefixes to run ("SB1"); empty means all.
+        ignore: rule codes or prefixes to leave out.
+        progress: called as progress(passes done, total or None, what is being done).
+
+    Returns:
+        A Report: verdict, findings, wake-up ladder, widths, layers.
+
+    Raises:
+        SymbreakError: a mistake in what was given, or the model's forward raised. The message names the module.
+
+    Example:
+        >>> import torch, symbreak as sb
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> _ = [torch.nn.init.zeros_(p) for p in net.parameters()]
+        >>> report = sb.check(net, torch.randn(16, 4))
+        >>> report.verdict, report.wakeup["2.bias"], report.wakeup["0.weight"]
+        ('stuck', 1, None)
+    """
+    from .probe import look
+
+    validate_codes(select, ignore)
+    started = time.perf_counter()
+    trace = look(
+        model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress
+    )
+    findings, verdict = judge(trace, select=select, ignore=ignore)
+    return Report(verdict, findings, trace, time.perf_counter() - started)
+
+
+def _optimizer(optimizer: str | Optimizer) -> tuple[str, float]:
+    if isinstance(optimizer, str):
+        name = optimizer.lower()
+        if name not in LEARNING_RATES:
+            raise ConfigError(f"no optimizer {optimizer!r}. {nearest(name, LEARNING_RATES)} Or pass a torch optimizer.")
+        return name, LEARNING_RATES[name]
+    groups = getattr(optimizer, "param_groups", None)
+    if not groups:
+        raise ConfigError(f"optimizer={optimizer!r}; expected a name such as 'adam', or a torch optimizer.")
+    return type(optimizer).__name__.lower(), float(groups[0].get("lr", 1e-3))

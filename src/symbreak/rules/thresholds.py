@@ -1,0 +1,36 @@
+"""Every threshold of every rule, each with its reason. None is a matter of taste alone."""
+
+from __future__ import annotations
+
+SCALE_RATIO = 1e3
+"""SB201-SB204: growth or decay of the signal over the depth. float16 holds five decades, and a factor of a thousand is
+what a depth-10 net with weights ten times too large or too small shows. Untouched real models stay within it or have a
+normalisation that resets the scale."""
+
+SATURATED_SHARE = 0.5
+"""SB205: more than half of the samples of a bounded activation on its flat part. At unit pre-activations tanh has 7%
+there and sigmoid 0.03% (slope at most a tenth of the steepest)."""
+
+LINEAR_SHARE = 0.999
+"""SB206: practically every sample of every activation in its linear region (slope at least two thirds of the steepest)."""
+
+FIRST_STEP_TOO_LARGE = 1.0
+"""SB207: the first step is as large as the weights themselves: it does not adjust the start, it replaces it."""
+
+FIRST_STEP_TOO_SMALL = 1e-9
+"""SB207: a relative step that float32 (epsilon 1.2e-7) rounds away for a hundred steps and more."""
+
+COLLAPSED = 1e-5
+"""SB208: the share of the second moment that still differs between inputs, where the input's own share was a thousand
+times larger. Below it float32 keeps two digits of what tells inputs apart, bfloat16 none."""
+
+LARGE_INPUT = 10.0
+"""SB301: rms of the raw input. The laws behind every scheme assume second moment 1; at 10 the first layer is ten times
+too strong, and sigmoid or tanh units saturate."""
+
+UNEVEN_FEATURES = 100.0
+"""SB301: ratio between the largest and the smallest standard deviation of the columns of a table. The curvature of the
+loss spans the square of it."""
+
+PRIOR_EXCESS = 1.0
+"""SB303: nats that the first loss lies above the entropy of the labels, the loss of a model that only knows the prior."""

@@ -1,0 +1,3 @@
+"""Filled in below: the smallest model where each rule fires, and its repaired twin."""
+
+TWINS: dict = {}
