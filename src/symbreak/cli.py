@@ -80,7 +80,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("target")
-@click.option("--data", metavar="DATA", help="What to look at the model with; see below.")
+@click.option("--data", metavar="DATA", help="What to look at the model with; see above.")
 @click.option("--loss", metavar="LOSS", help="mse, ce, bce, l1, huber, nll or file.py:callable.")
 @click.option("--init", metavar="SCHEME", help="Start of a built-in model, such as zeros or 'normal(0.02)'.")
 @click.option("--seed", type=click.IntRange(0, config.LARGEST_SEED), help="Of weights and probe.  [default: 0]")
@@ -94,7 +94,7 @@ def main() -> None:
 @click.option(
     "--fail-on", type=click.Choice(["error", "warning"]), help="Exit 1 from this severity on.  [default: error]"
 )
-@click.option("-v", "--verbose", is_flag=True, help="Add the table of layers and the findings that only inform.")
+@click.option("-v", "--verbose", is_flag=True, help="Add the table of layers.")
 @debugged
 @told
 def check(
@@ -217,7 +217,7 @@ def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None, str], None]
 # rule, schemes ---------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="The page of a rule, or the list of rules.")
 @click.argument("code", required=False)
 @debugged
 @told
@@ -235,7 +235,7 @@ def rule(code: str | None) -> int:
     return CLEAN
 
 
-@main.command()
+@main.command(short_help="The article of a scheme, or the list of schemes.")
 @click.argument("name", required=False)
 @debugged
 @told

@@ -53,9 +53,10 @@ class Finding:
 
 # ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
 
-Status = Literal["live", "frozen", "unused", "starved", "absorbed", "asleep"]
+Status = Literal["live", "frozen", "unused", "starved", "absorbed", "tied", "asleep"]
 """live: gets a gradient; unused: no path from the loss; starved: its module met no data (a router sent it none);
-absorbed: nothing depends on it, a normalisation or softmax removes it; asleep: a path, and never a gradient."""
+absorbed: nothing depends on it, a normalisation or softmax removes it; tied: gets a gradient once copies elsewhere are
+told apart (the router of equal experts); asleep: a path, and never a gradient."""
 
 
 @dataclass(frozen=True)

@@ -211,9 +211,15 @@ class CopyLog:
         groups = tuple(tuple(int(rows[i]) for i in np.flatnonzero(labels == k)) for k in np.unique(labels))
         return tuple(g for g in groups if len(g) > 1), float(gap[gap < NEAR].max())
 
+    def tied_names(self, model: nn.Module) -> frozenset[str]:
+        """The parameters that hold copies, in their slices or as a whole."""
+        sliced = {s.parameter for s in self.slices(free_biases=frozenset(), outputs=frozenset()) if s.tied}
+        modules = [m + "." for t in self.twins(model) if t.tied for m in t.modules]
+        return frozenset(sliced | {n for n in self._final if any(n.startswith(m) for m in modules)})
+
     def twins(self, model: nn.Module) -> tuple[Twins, ...]:
         """Sub-modules of one class and shape that start bit for bit alike, outermost first."""
-        groups: dict[tuple[object, ...], list[str]] = {}
+        groups: dict[tuple[type, tuple[tuple[str, tuple[int, ...], float], ...]], list[str]] = {}
         for name, module in model.named_modules():
             parts = [(n, p) for n, p in module.named_parameters()]
             if not name or not any(p.dim() >= 2 and p.numel() > 1 and bool((p.data != p.data.reshape(-1)[0]).any()) for _, p in parts):
@@ -226,9 +232,26 @@ class CopyLog:
             inside = any(all(any(n.startswith(m + ".") for m in t.modules) for n in names) for t in found)
             if len(names) < 2 or inside or _nested(names):
                 continue
-            tied, steps = self._stay(names, [n for n, *_ in start])  # type: ignore[attr-defined]
-            found.append(Twins(tuple(names), getattr(kind, "__name__", str(kind)), tied, steps, len(start)))  # type: ignore[arg-type]
+            parts, label = [n for n, *_ in start], getattr(kind, "__name__", str(kind))
+            classes = self._stay_together(names, parts)
+            found += [Twins(tuple(c), label, True, steps, len(parts)) for c, steps in classes if len(c) > 1]
+            if len(classes) > 1:
+                found.append(Twins(tuple(names), label, False, 0, len(parts)))
         return tuple(found)
+
+    def _stay_together(self, modules: list[str], parts: list[str]) -> list[tuple[list[str], int]]:
+        """Classes of modules that move alike, with the number of live steps that shows it."""
+        classes: list[tuple[list[str], int]] = []
+        for module in modules:
+            for i, (members, steps) in enumerate(classes):
+                together, seen = self._stay([members[0], module], parts)
+                if together:
+                    members.append(module)
+                    classes[i] = (members, min(steps, seen) if steps else seen)
+                    break
+            else:
+                classes.append(([module], 0))
+        return classes
 
     def _stay(self, modules: list[str], parts: list[str]) -> tuple[bool, int]:
         steps = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -71,22 +72,25 @@ class Graph:
         roots: the grad_fn of every tensor that backward starts from.
         params: name -> parameter.
         zero: the names whose values are all exactly zero.
-        dead: grad_fn of an activation that is zero, and without slope, on every unit -> what to call it.
+        flat: grad_fn of an activation without slope on every unit and sample -> what to call it.
+        off: those among them whose output is zero.
     """
 
     def __init__(
-        self, roots: Iterable[Any], params: Mapping[str, nn.Parameter], zero: frozenset[str], dead: Mapping[Any, str]
+        self, roots: Iterable[Any], params: Mapping[str, nn.Parameter], zero: frozenset[str],
+        flat: Mapping[Any, str] = MappingProxyType({}), off: frozenset[Any] = frozenset(),
     ) -> None:
         names = {id(p): name for name, p in params.items()}
         self._nodes: list[_Node] = []
         self._alive: list[Any] = []  # keeps every node, so that identities stay valid
         self._leaf: dict[str, int] = {}
         order = self._collect([r for r in roots if r is not None], names)
-        self._dead = {self._index[n]: label for n, label in dead.items() if n in self._index}
+        self._dead = {self._index[n]: label for n, label in flat.items() if n in self._index}
+        silent = {self._index[n] for n in off if n in self._index}
         self._labels = frozenset(self._dead.values())
         for i in order:
             self._propagate(self._nodes[i], zero)
-            if i in self._dead:
+            if i in silent:
                 self._nodes[i].zero = frozenset({self._dead[i]})
 
     def _collect(self, roots: list[Any], names: Mapping[int, str]) -> list[int]:

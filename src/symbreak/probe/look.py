@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, SymbreakError
-from ..records import SliceClasses, TensorTrace, Trace, TwinModules
+from ..records import SliceClasses, Status, TensorTrace, Trace, TwinModules
 from . import signal
 from .borrow import Borrowed, borrow
 from .copies import CopyLog, Slices, Twins, widths
@@ -82,7 +82,9 @@ def _look(
             log.keep(held)
         first = ladder.first
         assert first is not None
-        found = Sleepers() if ladder.nonfinite else investigate(runner, ladder, _with_role(first, "lookup"))
+        found = Sleepers()
+        if not ladder.nonfinite:
+            found = investigate(runner, ladder, lookups=_with_role(first, "lookup"), tied=log.tied_names(model))
         tensors = _tensors(held, ladder, found, first)
         outputs = _output_parameters(held, first)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
@@ -186,10 +188,14 @@ def _absorbed(tensors: tuple[TensorTrace, ...]) -> frozenset[str]:
 
 
 def _output_parameters(held: Borrowed, first: Pass) -> frozenset[str]:
-    """Weights whose units are outputs, where the model computes its own loss and they cannot be told by its factors."""
-    if first.outputs and first.loss is None:
+    """Weights whose units are outputs, where the labels tell them apart.
+
+    A class that is absent from the batch looks like a copy of every other absent one; it is not. Under the generic loss
+    every output is told apart, and with real-valued targets equal outputs really are exchangeable.
+    """
+    if first.loss is None or (first.draw.target is not None and not signal.is_classes(first.draw.target)):
         return frozenset()
-    graph = Graph(first.roots, held.params, frozenset(), {})
+    graph = Graph(first.roots, held.params, frozenset())
     return frozenset(site.weight for site in first.seen.sites.values() if graph.ends(site.weight))
 
 
@@ -202,7 +208,7 @@ def _start(p: Tensor) -> Literal["zero", "constant", "varied"]:
 def _tensors(held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass) -> tuple[TensorTrace, ...]:
     starts = {n: _start(p.data) for n, p in held.params.items()}
     zero = frozenset(n for n, s in starts.items() if s == "zero")
-    graph = Graph(first.roots, held.params, zero, signal.dead_nodes(first.seen))
+    graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
     late = {n for n, k in ladder.wake.items() if k != 1}
     rows = []
     for name, p in held.params.items():
@@ -242,7 +248,7 @@ def _zero_rows(p: Tensor) -> Tensor:
 
 def _status(
     name: str, p: nn.Parameter, roles: frozenset[str], ladder: Ladder, found: Sleepers, *, dead: bool
-) -> Literal["live", "frozen", "unused", "starved", "absorbed", "asleep"]:
+) -> Status:
     if not p.requires_grad:
         return "frozen"
     if ladder.wake[name] is not None:
@@ -251,6 +257,8 @@ def _status(
         return "starved"
     if name not in ladder.path:
         return "unused"
+    if name in found.freed:
+        return "tied"
     vector = p.dim() <= 1 or bool(roles and roles <= _SHIFTS and sum(n > 1 for n in p.shape) <= 1)
     absorbed = name in found.absorbed and name not in found.filled_wake and not dead
     return "absorbed" if vector and absorbed else "asleep"

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .slopes import ELEMENTWISE, LINEAR, SATURATED, slope, steepest
+from ..schemes.activations import ELEMENTWISE
+from .slopes import LINEAR, SATURATED, slope, steepest
 
 _LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 _TO_FLOAT = frozenset({"float", "half", "bfloat16"})
@@ -180,6 +181,8 @@ class Observer(TorchFunctionMode):
         """The pre-activation, kept apart where the activation is about to overwrite it."""
         if not self._recording or name.rstrip("_") not in ELEMENTWISE or not args or not isinstance(args[0], Tensor):
             return None
+        if self._own.get(args[0]) is not None:
+            return None  # a gate such as tanh(alpha) acts on a parameter, not on units
         in_place = name.endswith("_") or kwargs.get("inplace") or any(a is True for a in args[1:])
         return args[0].detach().clone() if in_place and self._measure else args[0].detach()
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
+from ..schemes.activations import RANGES
 from ..schemes import Fans, fans_of_shape, recognise
 from .observe import Activation, Seen, Site
 from .passes import Pass
-from .slopes import RANGES
 from .wakeup import rms
 
 SURELY = 6.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
@@ -100,9 +100,14 @@ def activations(seen: Seen) -> tuple[ActivationTrace, ...]:
     )
 
 
-def dead_nodes(seen: Seen) -> dict[Any, str]:
-    """Backward nodes of activations that let no gradient through, every unit being dead by a negative input."""
-    return {a.node: a.where for a in seen.activations if bool((a.dead & a.negative).all()) and a.node is not None}
+def flat_nodes(seen: Seen) -> dict[Any, str]:
+    """Backward nodes of activations that let no gradient through: off by a negative input, or saturated to the last bit."""
+    return {a.node: a.where for a in seen.activations if a.node is not None and bool((a.dead & ((a.name != "relu") | a.negative)).all())}
+
+
+def off_nodes(seen: Seen) -> frozenset[Any]:
+    """Those among them whose output is zero, too."""
+    return frozenset(a.node for a in seen.activations if a.name == "relu" and bool((a.dead & a.negative).all()))
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:
@@ -164,6 +169,13 @@ def _end(first: Pass) -> str | None:
 
 def _is_cross_entropy(loss: Callable[..., Any]) -> bool:
     return "cross_entropy" in getattr(loss, "__name__", "") or isinstance(loss, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss)
+
+
+def is_classes(y: Any) -> bool:
+    """True for integer or boolean labels, and for real ones that are all 0 or 1."""
+    if not isinstance(y, Tensor):
+        return True
+    return not y.is_floating_point() or bool(((y == 0) | (y == 1)).all())
 
 
 def _entropy(y: Tensor) -> float | None:

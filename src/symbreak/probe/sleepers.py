@@ -27,6 +27,7 @@ class Sleepers:
     filled_rows: dict[str, Tensor] = field(default_factory=dict)
     absorbed: set[str] = field(default_factory=set)
     absorbed_rows: dict[str, Tensor] = field(default_factory=dict)
+    freed: set[str] = field(default_factory=set)  # wakes once copies are told apart
     climbs: int = 1
 
 
@@ -36,14 +37,22 @@ class _Item:
     rows: Tensor  # [rows] which of them to shift
 
 
-def investigate(runner: Runner, ladder: Ladder, lookups: frozenset[str]) -> Sleepers:
-    """Look again at what stayed asleep: on other data, with zeros filled, and by shifting it. Starts from the start."""
+def investigate(runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied: frozenset[str]) -> Sleepers:
+    """Look again at what stayed asleep: on other data, with zeros filled, with copies told apart, and by shifting it.
+
+    Args:
+        lookups: tables whose rows need not all be seen.
+        tied: tensors that hold copies.
+    """
     found = Sleepers()
     if _unexplained(ladder, lookups):
         _look_again(runner, ladder, found)
     suspects = _suspects(ladder, lookups)
     if not suspects:
         return found
+    if tied and any(ladder.wake[name] is None for name in suspects):
+        found.freed = _tell_apart(runner, tied)
+        found.climbs += 1
     with runner.held.scratch():
         _fill(runner)
         runner.what = "filling zeros"
@@ -98,6 +107,19 @@ def _look_again(runner: Runner, ladder: Ladder, found: Sleepers) -> None:
         if step is not None and ladder.wake[name] is None:
             ladder.wake[name] = step
     ladder.path |= again.path
+
+
+def _tell_apart(runner: Runner, tied: frozenset[str]) -> set[str]:
+    """What wakes when the copies get noise: an invariance explains why it sleeps, not a blocked path."""
+    runner.what = "telling copies apart"
+    generator = torch.Generator().manual_seed(runner.seed + 777)
+    with runner.held.scratch():
+        with torch.no_grad():
+            for name in sorted(tied):
+                p = runner.held.params[name].data
+                noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
+                p.add_(noise * (0.3 * scale(p)))
+        return {name for name, step in climb(runner, offset=3000, only=2).wake.items() if step is not None}
 
 
 def _fill(runner: Runner) -> None:

@@ -15,13 +15,6 @@ from torch import Tensor
 LINEAR, SATURATED = 2 / 3, 1 / 10
 _GRID = 20.0  # every named activation reaches its steepest slope inside [-20, 20]
 
-ELEMENTWISE = frozenset(
-    "relu relu6 gelu silu mish elu celu selu leaky_relu prelu rrelu tanh sigmoid softplus softsign hardtanh hardsigmoid "
-    "hardswish logsigmoid tanhshrink softshrink hardshrink threshold sin erf atan arctan".split()
-)
-BOUNDED = frozenset("tanh sigmoid softsign hardtanh hardsigmoid erf atan arctan".split())
-RANGES = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0)}
-
 
 def slope(phi: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """phi'(z), elementwise, for a function that may work in place.
@@ -60,5 +53,5 @@ class _Keyed:
 
 
 def steepest(phi: Callable[[Tensor], Tensor], name: str, options: str) -> float:
-    """sup |phi'|, on a grid that holds the steepest point of every activation in `ELEMENTWISE`."""
+    """sup |phi'|, on a grid that holds the steepest point of every named activation."""
     return _steepest_named(name, options, _Keyed(phi, (name, options)))

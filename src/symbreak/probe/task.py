@@ -186,10 +186,10 @@ def _factors(shape: torch.Size, seed: int, like: Tensor) -> Tensor:
 
 
 def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -> None:
-    """Backward of the user's loss, its gradient at the outputs multiplied by random factors near one.
+    """Backward of the user's loss, each sample's gradient at the outputs times a random factor near one.
 
-    A batch with exactly balanced classes cancels the gradient of an output bias; classes that are absent from the
-    batch look like copies. The factors make the loss generic, and leave zero what the loss does not depend on.
+    A batch with exactly balanced classes cancels the gradient of an output bias; the factors do not. They leave zero
+    what the loss does not depend on, and treat outputs of one sample alike, as the loss does.
     """
     wanted = [o for o in outputs if o.requires_grad]
     gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True) if wanted else ()
@@ -197,9 +197,15 @@ def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -
     if not pairs or any(o is loss for o, _ in pairs):
         loss.backward()
         return
-    torch.autograd.backward(
-        [o for o, _ in pairs], [g * (1 + _REWEIGHT * _factors(g.shape, seed, g)) for _, g in pairs]
-    )
+    torch.autograd.backward([o for o, _ in pairs], [g * _sample_factors(g, seed) for _, g in pairs])
+
+
+def _sample_factors(gradient: Tensor, seed: int) -> Tensor:
+    """[b, 1, ...] near one."""
+    if gradient.dim() == 0:
+        return torch.ones_like(gradient)
+    shape = torch.Size((gradient.shape[0], *(1,) * (gradient.dim() - 1)))
+    return 1 + _REWEIGHT * _factors(shape, seed, gradient)
 
 
 def _backward_generic(outputs: tuple[Tensor, ...], seed: int) -> None:

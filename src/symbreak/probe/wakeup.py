@@ -21,7 +21,7 @@ STEP = 0.02  # rms of a probe step over the tensor's scale: small enough not to 
 LEAST_STEPS = 4  # a ladder of three rungs (ControlNet, Fixup) and one quiet step
 QUIET_STEPS = 3  # stopping after one quiet step is wrong: THEORY.md section 5, the gap example
 NOISE = 1e-4  # |g64| < NOISE |g32|: rounding, not gradient
-_ODD = 1e-7  # gradients this small against the median tensor are compared in two precisions
+_ODD = 1e-9  # gradients this small against the largest tensor's are compared in two precisions
 _ODD_ROW = 1e-9  # the same for a row against its tensor
 
 
@@ -74,7 +74,7 @@ def climb(runner: Runner, *, offset: int = 0, copies: CopyLog | None = None, var
         if copies is not None:
             copies.log(step, held, seen, awake)
         _advance(runner, seen, awake)
-        settled = copies is None or copies.enough(n for n, k in ladder.wake.items() if k is not None)
+        settled = copies is None or step - last_new > 2 * QUIET_STEPS or copies.enough(awake)
         if only is None and step >= LEAST_STEPS and step - last_new >= QUIET_STEPS and settled:
             break
     return ladder
@@ -150,9 +150,8 @@ class _Noise:
     def live_rows(self, step: int, seen: Pass, *, varied: bool) -> dict[str, Tensor]:
         """name -> [rows] True where the row has a gradient that is not rounding; names without a path are left out."""
         tops = {n: _row_max(g).cpu().double() for n, g in seen.gradients.items() if g is not None and g.numel()}
-        sizes = sorted(float(t.max()) for t in tops.values() if float(t.max()) > 0)
-        middle = sizes[len(sizes) // 2] if sizes else 0.0
-        odd = {n: self._odd(n, t, middle) for n, t in tops.items()}
+        largest = max((float(t.max()) for t in tops.values()), default=0.0)
+        odd = {n: self._odd(n, t, largest) for n, t in tops.items()}
         live = {n: t > 0 for n, t in tops.items()}
         if any(bool(rows.any()) for rows in odd.values()):
             noise = self._compare(step, tops, odd, varied=varied)
@@ -162,9 +161,9 @@ class _Noise:
             live[name] = live[name] & ~known
         return live
 
-    def _odd(self, name: str, top: Tensor, middle: float) -> Tensor:
+    def _odd(self, name: str, top: Tensor, largest: float) -> Tensor:
         """Rows whose gradient is suspiciously small and not yet explained."""
-        small = (top < _ODD_ROW * top.max()) | (top.max() < _ODD * middle)
+        small = (top < _ODD_ROW * top.max()) | (top.max() < _ODD * largest)
         known = top <= 1e3 * self._floor.get(name, torch.zeros_like(top))
         return (top > 0) & small & ~known
 
@@ -175,10 +174,15 @@ class _Noise:
                 rough = {n: g for n, g in runner.run(step, varied=varied).gradients.items() if g is not None}
             coarse = {n: _row_max(g).cpu().double() for n, g in rough.items()}
             noise = {n: odd[n] & (t < NOISE * _typical(coarse.get(n, torch.zeros_like(t)), odd[n])) for n, t in tops.items()}
+            top = max((float(t[noise[n]].max()) for n, t in tops.items() if bool(noise[n].any())), default=0.0)
+            for n, t in tops.items():  # rounding of rounding: below this pass's noise, and nothing at all in float32
+                noise[n] = noise[n] | (odd[n] & (t <= top) & (coarse.get(n, torch.ones_like(t)) == 0))
         else:
             noise = odd  # one precision alone cannot tell; the report says that the check ran in float32
         for name, rows in noise.items():
             if bool(rows.any()):
                 floor = self._floor.setdefault(name, torch.zeros_like(tops[name]))
-                self._floor[name] = torch.where(rows, torch.maximum(floor, tops[name]), floor)
+                # One row's rounding can be small by luck: the tensor's largest stands for all of them.
+                quiet = rows | (tops[name] == 0)
+                self._floor[name] = torch.where(quiet, floor.clamp_min(float(tops[name][rows].max())), floor)
         return noise

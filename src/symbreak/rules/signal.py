@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..probe.slopes import BOUNDED
 from ..records import Claim, LayerTrace, Remedy, Trace
+from ..schemes.activations import BOUNDED
 from .grouping import listed
 from .rule import rule
 from .thresholds import (
@@ -141,16 +141,23 @@ def _forward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
     rows = _moving(trace)
     if len(rows) < 2:
         return
-    head, tail = _ends(rows)
-    before, after = max(r.forward_rms or 0 for r in head), max(r.forward_rms or 0 for r in tail)
-    sizes = [x.rms for x in trace.inputs if x.rms > 0]
-    before = (min if grows else max)([before, *(sizes or [1.0])])
+    at_input = max((x.rms for x in trace.inputs), default=1.0)
+    head = _ends(rows)[0]
+    if grows:
+        worst = max(rows, key=lambda r: r.forward_rms or 0)
+        before, after = at_input, worst.forward_rms or 0
+    else:
+        # What varies between samples: a bias keeps the size up and carries nothing.
+        last = rows[-max(1, len(rows) // 4) :]
+        worst = max(last, key=lambda r: r.forward_variance or 0)
+        before = max(at_input, *((r.forward_variance or 0) ** 0.5 for r in head))
+        after = (worst.forward_variance or 0) ** 0.5
     if before > 0 and after > 0 and (after / before > SCALE_RATIO if grows else before / after > SCALE_RATIO):
         yield Claim(
-            where=tail[-1].name,
-            because=f"the signal {'grows' if grows else 'shrinks'} from {before:.2g} at the input and first layers to {after:.2g} (rms) in the last",
-            evidence={"first_rms": before, "last_rms": after, "layers": len(rows)},
-            remedy=Remedy("rescale", tail[-1].name, "weights by a rule that keeps the second moment, or a normalisation"),
+            where=worst.name,
+            because=f"the signal {'grows' if grows else 'shrinks'} from {before:.2g} at the input to {after:.2g} (rms) in {worst.name}",
+            evidence={"input_rms": before, "layer_rms": after, "layers": len(rows)},
+            remedy=Remedy("rescale", worst.name, "weights by a rule that keeps the second moment, or a normalisation"),
         )
 
 

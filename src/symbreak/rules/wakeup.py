@@ -40,12 +40,14 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
             },
             remedy=Remedy("reinit", first.name, _wake_hint(first)),
         )
+    off = {(a.layer, u) for a in trace.activations for u in a.dead}
     for t in trace.tensors:
-        if t.status == "live" and t.blocked_rows and "weight" in t.roles and len(t.shape) >= 2:
+        blocked = tuple(u for u in t.blocked_rows if (t.layer, u) not in off)
+        if t.status == "live" and blocked and "weight" in t.roles and len(t.shape) >= 2:
             yield Claim(
                 where=t.layer,
-                units=t.blocked_rows,
-                because=f"{len(t.blocked_rows)} of {t.shape[0]} units of {t.layer} ({numbers(t.blocked_rows)}) are zero on both "
+                units=blocked,
+                because=f"{len(blocked)} of {t.shape[0]} units of {t.layer} ({numbers(blocked)}) are zero on both "
                 "sides and never get a gradient: zero weights in, and nothing comes back",
                 evidence={"steps": trace.steps, "climbs": trace.climbs},
                 remedy=Remedy("reinit", t.name, "give these rows values of the layer's own scale"),
