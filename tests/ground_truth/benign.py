@@ -795,7 +795,6 @@ TEXTBOOK = (
         cross_entropy,
         {"*": 1},
         absent=codes("SB001"),
-        widths={"": (3, 3)},
     ),
     Case(
         "zero weights, random biases",

@@ -48,10 +48,10 @@ class Case:
     tied: Mapping[str, int] = field(default_factory=dict)
     floor: float = 1e-12
 
-    def model(self) -> nn.Module:
-        """The same model every time, whatever random numbers were drawn before."""
+    def model(self, seed: int = 0) -> nn.Module:
+        """The same model for the same seed, whatever random numbers were drawn before."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return self.build().train()
 
     def expected_step(self, name: str) -> int | None:

@@ -1,30 +1,41 @@
 """Hold the user's model for a while, then give it back bit for bit. The only place that touches modes and state.
 
-The working copies live in the user's own Parameter and buffer objects (`p.data = copy`), so tied weights stay
-tied and every reference the model keeps stays valid. `copy.deepcopy` is never used: it breaks real models.
+Everything the model owns is found by walking it: modules, containers, helper objects, what its hooks close over.
+Plain tensors are replaced by working copies in the place that holds them. A parameter keeps its identity, so that tied
+weights stay tied and every reference to it stays valid: its Python object is lent another tensor underneath, and the
+original (values, `.grad`, hooks, gradient accumulator) lies untouched until the end. Assigning `p.data` instead would
+drop the accumulator's hooks, and with them the synchronisation of DistributedDataParallel; `copy.deepcopy` breaks real
+models.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
+import sys
+import types
 import warnings
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-Convert = Callable[[Tensor], Tensor]
-Undo = Callable[[], None]
-_CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
+_CONTAINERS = (list, dict, OrderedDict, defaultdict, Counter, set, deque)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_IGNORED = (str, bytes, int, float, complex, type, types.ModuleType, types.NoneType, torch.dtype, torch.device)
+Working = Callable[[Tensor], Tensor]
+Undo = Callable[[], Any]
+Lend = Callable[[Tensor, Tensor], Undo]
+_HOPS = 2  # helper objects deep: a cache held by a module, and what it holds; not a trainer and all its data
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A detached working copy: floats in `dtype`, complex in its complex twin, everything else as it is."""
-    if tensor.is_quantized:
+    if tensor.is_quantized or torch.nn.parameter.is_lazy(tensor):
         return tensor
     wanted = tensor.dtype
     if tensor.is_floating_point():
@@ -44,26 +55,25 @@ class Borrowed:
         dtype: the working precision.
     """
 
-    def __init__(self, model: nn.Module, extra: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, extra: Sequence[Any], dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
-        self._modules = _all_modules((model, *extra))
+        self._roots = (model, *extra)
         self.params = dict(model.named_parameters())
         self.trainable = tuple(name for name, p in self.params.items() if p.requires_grad)
 
     @contextlib.contextmanager
     def at(self, dtype: torch.dtype) -> Iterator[None]:
         """The same working values for a moment in another precision (to tell a small number from rounding)."""
-        undo = _swap(self._modules, lambda t: cast(t, dtype))
-        before, self.dtype = self.dtype, dtype
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
+        before, default = self.dtype, torch.get_default_dtype()
         try:
-            yield
+            with _lent(self._roots, dtype, _lend_data):
+                self.dtype = dtype
+                torch.set_default_dtype(dtype)
+                yield
         finally:
             torch.set_default_dtype(default)
             self.dtype = before
-            undo()
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[None]:
@@ -71,37 +81,43 @@ class Borrowed:
         with self.at(self.dtype):
             yield
 
+    def seed(self, number: int) -> None:
+        """Seed everything a forward can draw from: torch, numpy, Python, and generators that the model owns."""
+        torch.default_generator.manual_seed(number)
+        for device in _cuda_devices():
+            torch.cuda.default_generators[device].manual_seed(number)
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        for thing in _belongings(self._roots):
+            _reseed(thing, number)
+
 
 @contextlib.contextmanager
-def borrow(model: nn.Module, extra: Sequence[nn.Module], dtype: torch.dtype) -> Iterator[Borrowed]:
+def borrow(model: nn.Module, extra: Sequence[Any], dtype: torch.dtype) -> Iterator[Borrowed]:
     """Lend `model` in `dtype`, in training mode if it is in evaluation mode as a whole; restore it whatever happens."""
-    with torch.inference_mode(False), contextlib.ExitStack() as stack:
-        stack.enter_context(_global_state(model))
-        modules = _all_modules((model, *extra))
-        stack.callback(_snapshot(modules))
-        stack.callback(_swap(modules, lambda t: cast(t, dtype)))
-        for module in modules:
-            for p in module._parameters.values():
-                if p is not None:
-                    p.grad = None
+    with torch.inference_mode(False), _global_state(), _lent((model, *extra), dtype, _lend_tensor):
         torch.set_default_dtype(dtype)
         if not model.training:
             model.train()
         yield Borrowed(model, extra, dtype)
 
 
+# ---- the world around the model --------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def _global_state(model: nn.Module) -> Iterator[None]:
+def _global_state() -> Iterator[None]:
     """Random state, default dtype, gradient mode, autocast: as they were, whatever the user's forward does to them."""
     default = torch.get_default_dtype()
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's forward may draw from either
-    devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
-    autocast = {"cpu", *(d.type for d in devices)}
+    python, legacy = random.getstate(), np.random.get_state()
+    devices = _cuda_devices()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[d.index or 0 for d in devices]))
+        stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.enable_grad())
-        for kind in sorted(autocast):
+        for kind in ("cpu", "cuda") if devices else ("cpu",):
             stack.enter_context(torch.autocast(kind, enabled=False))
+        if "torch._dynamo" in sys.modules:  # a compiled part of the model would be compiled anew for every precision
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         try:
@@ -109,147 +125,220 @@ def _global_state(model: nn.Module) -> Iterator[None]:
         finally:
             torch.set_default_dtype(default)
             random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
+            np.random.set_state(legacy)
 
 
-def _all_modules(roots: Sequence[nn.Module]) -> list[nn.Module]:
-    seen: dict[int, nn.Module] = {}
-    for root in roots:
-        for module in root.modules():
-            seen.setdefault(id(module), module)
+def _cuda_devices() -> list[int]:
+    """Every device with a random state. One that was never used has none, and asking for it would create a context."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+
+# ---- what the model owns ---------------------------------------------------------------------------------------------
+
+
+def _belongings(roots: Iterable[Any]) -> list[Any]:
+    """Everything the roots reach: modules, tensors, containers, closures, helper objects, generators."""
+    queue = deque((root, 0) for root in roots)
+    seen: dict[int, Any] = {}
+    while queue:
+        thing, hops = queue.popleft()
+        if isinstance(thing, _IGNORED) or id(thing) in seen or hops > _HOPS:
+            continue
+        seen[id(thing)] = thing
+        for child in _children(thing):
+            if isinstance(child, nn.Module | Tensor | tuple) or type(child) in _CONTAINERS:
+                queue.appendleft((child, hops))
+            else:
+                queue.append((child, hops + 1))
     return list(seen.values())
 
 
-def _snapshot(modules: Sequence[nn.Module]) -> Undo:
-    """Every attribute of every module, the contents of its containers, and each parameter's gradient and flags."""
-    attributes = [(m, dict(m.__dict__)) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
-    contents: dict[int, tuple[Any, Any]] = {}
-    for _, saved in attributes:
-        for thing in saved.values():
-            _save_contents(thing, contents)
-    unique = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
-    params = [(p, p.grad, p.requires_grad, getattr(p, "_post_accumulate_grad_hooks", None)) for p in unique.values()]
-    for p, *_ in params:
-        # An optimizer that steps inside backward must not run on the probe's gradients.
-        p._post_accumulate_grad_hooks = None  # type: ignore[assignment]
-
-    def undo() -> None:
-        for module, saved in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(saved)
-        for thing, content in contents.values():
-            _restore_contents(thing, content)
-        for p, grad, requires_grad, hooks in params:
-            if p.requires_grad != requires_grad:
-                p.requires_grad_(requires_grad)
-            p.grad = grad
-            p._post_accumulate_grad_hooks = hooks  # type: ignore[assignment]
-
-    return undo
+def _children(thing: Any) -> Iterable[Any]:
+    if type(thing) in _CONTAINERS:
+        return list(thing.values()) if isinstance(thing, dict) else list(thing)
+    if isinstance(thing, tuple):
+        return thing
+    if isinstance(thing, torch.jit.ScriptModule):
+        return [vars(thing), *thing.children(), *thing.parameters(recurse=False)]
+    if isinstance(thing, Tensor):
+        return [vars(thing), thing._backward_hooks] if thing.is_leaf else ()
+    if isinstance(thing, types.FunctionType):
+        return thing.__closure__ or ()
+    if isinstance(thing, types.MethodType):
+        return thing.__self__, thing.__func__
+    if isinstance(thing, functools.partial):
+        return thing.func, thing.args, thing.keywords
+    if isinstance(thing, types.CellType):
+        return _contents(thing)
+    attributes = getattr(thing, "__dict__", None)
+    return [attributes] if type(attributes) is dict else ()
 
 
-def _save_contents(thing: Any, saved: dict[int, tuple[Any, Any]]) -> None:
-    if type(thing) in _CONTAINERS and id(thing) not in saved:
-        saved[id(thing)] = (thing, thing.copy())
-        for item in thing.values() if isinstance(thing, dict) else thing:
-            _save_contents(item, saved)
-    elif isinstance(thing, tuple):
-        for item in thing:
-            _save_contents(item, saved)
+def _contents(cell: types.CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # an empty cell: a name that is assigned later
+        return []
 
 
-def _restore_contents(thing: Any, content: Any) -> None:
-    # Unequal only when the forward changed it; comparing by identity never calls a tensor's own ==.
-    if isinstance(thing, dict):
-        if list(map(id, thing.values())) != list(map(id, content.values())) or list(thing) != list(content):
-            thing.clear()
-            thing.update(content)
-    elif list(map(id, thing)) != list(map(id, content)):
-        thing.clear()
-        thing.update(content) if isinstance(thing, set) else thing.extend(content)
+# ---- lend and give back ----------------------------------------------------------------------------------------------
 
 
-def _swap(modules: Sequence[nn.Module], convert: Convert) -> Undo:
-    """Replace every tensor the modules hold by `convert(tensor)`; the returned function puts the originals back."""
-    undo: list[Undo] = []
+@contextlib.contextmanager
+def _lent(roots: Iterable[Any], dtype: torch.dtype, lend: Lend) -> Iterator[None]:
+    """Working copies in place of every tensor that the roots own; at the end everything is as it was."""
     made: dict[Any, Tensor] = {}
-    done: set[int] = set()
 
     def working(tensor: Tensor) -> Tensor:
         # Two parameters over one memory stay one; so do a buffer and the attribute that points to it.
-        key = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-        if tensor.numel() == 0 or tensor.data_ptr() == 0:
-            return convert(tensor)
+        if tensor.layout != torch.strided or tensor.numel() == 0 or tensor.data_ptr() == 0:
+            return cast(tensor, dtype)
+        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
         if key not in made:
-            made[key] = convert(tensor)
+            made[key] = cast(tensor, dtype)
         return made[key]
 
-    for module in modules:
-        for p in module._parameters.values():
-            if p is not None and id(p) not in done:
-                done.add(id(p))
-                undo.append(_swap_data(p, working))
-        if isinstance(module, torch.jit.ScriptModule):
-            for buffer in module.buffers(recurse=False):
-                undo.append(_swap_in_place(buffer))
-            continue
-        for holder in (module._buffers, module.__dict__):
-            undo.append(_swap_values(holder, working))
-        done.add(id(module._buffers))
-        for value in list(module.__dict__.values()):
-            undo.extend(_swap_container(value, working, done))
-
-    def put_back() -> None:
-        for step in reversed(undo):
-            step()
-
-    return put_back
+    things = _belongings(roots)
+    with contextlib.ExitStack() as stack:
+        for thing in things:
+            for restore in _restorers(thing):
+                stack.callback(restore)
+        for thing in things:
+            if isinstance(thing, Tensor) and _stays(thing):
+                stack.callback((lend if type(thing) in (Tensor, nn.Parameter) else _lend_data)(thing, working(thing)))
+            elif isinstance(thing, torch.jit.ScriptModule):
+                _replace_scripted(thing, working)
+            else:
+                _replace_items(thing, working)
+        yield
 
 
-def _swap_data(p: nn.Parameter, working: Convert) -> Undo:
-    original, grad = p.data, p.grad
-    p.grad = None
-    p.data = working(original)
+def _stays(tensor: Tensor) -> bool:
+    """True for a tensor that gradients arrive at: others hold references to it, so it keeps its identity."""
+    return isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
 
-    def put_back() -> None:
+
+def _lend_tensor(p: Tensor, copy: Tensor) -> Undo:
+    """Let the Python object `p` stand for `copy`, and back again: nothing of the original is touched."""
+    stand_in = nn.Parameter(copy, requires_grad=p.requires_grad)
+    try:
+        torch._C._swap_tensor_impl(p, stand_in)
+    except RuntimeError:  # something in C++ watches the tensor
+        return _lend_data(p, copy)
+    p._backward_hooks = p._backward_hooks  # the user's hooks on the gradient are part of how the tensor learns
+    return lambda: torch._C._swap_tensor_impl(p, stand_in)
+
+
+def _lend_data(p: Tensor, copy: Tensor) -> Undo:
+    """The same through `p.data`: for working copies, which nobody else watches, and for what C++ refers to."""
+    original, grad, requires_grad = p.data, p.grad, p.requires_grad
+    hooks = p._post_accumulate_grad_hooks or OrderedDict()
+    kept = hooks.copy()
+    hooks.clear()  # an optimizer that steps inside backward must not run on the probe's gradients
+
+    def give_back() -> None:
         p.grad = None
         p.data = original
+        p.requires_grad_(requires_grad)
         p.grad = grad
+        hooks.update(kept)
 
-    return put_back
-
-
-def _swap_in_place(buffer: Tensor) -> Undo:
-    original = buffer.detach().clone()
-    return lambda: buffer.data.copy_(original) and None
+    p.grad = None
+    p.data = copy
+    return give_back
 
 
-def _swap_values(holder: dict[str, Any], working: Convert) -> Undo:
-    originals = {k: v for k, v in holder.items() if isinstance(v, Tensor) and not isinstance(v, nn.Parameter)}
-    holder.update({k: working(v) for k, v in originals.items()})
-    return lambda: holder.update(originals)
+def _replace_items(holder: Any, working: Working) -> None:
+    if isinstance(holder, types.CellType):
+        for content in _contents(holder):
+            holder.cell_contents = _replaced(content, working)
+    elif type(holder) in _CONTAINERS and not isinstance(holder, set):
+        for key, value in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+            other = _replaced(value, working)
+            if other is not value:
+                holder[key] = other
 
 
-def _swap_container(value: Any, working: Convert, done: set[int]) -> list[Undo]:
-    """Plain tensors kept in a list or dict attribute, such as a cache of position tables."""
-    if id(value) in done or not isinstance(value, list | dict):
-        return []
-    done.add(id(value))
-    keys: Sequence[Any] = list(value) if isinstance(value, dict) else range(len(value))
-    undo: list[Undo] = []
-    for key in keys:
-        item = value[key]
-        if isinstance(item, Tensor) and not isinstance(item, nn.Parameter):
-            value[key] = working(item)
-            undo.append(_put_item(value, key, item))
-        else:
-            undo.extend(_swap_container(item, working, done))
-    return undo
+def _replaced(value: Any, working: Working) -> Any:
+    if isinstance(value, Tensor):
+        return value if _stays(value) else working(value)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, tuple):
+        items = [_replaced(item, working) for item in value]
+        if any(a is not b for a, b in zip(items, value, strict=True)):
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
 
 
-def _put_item(holder: Any, key: Any, item: Any) -> Undo:
-    def put_back() -> None:
-        if isinstance(holder, dict) or key < len(holder):
-            holder[key] = item
+def _replace_scripted(module: torch.jit.ScriptModule, working: Working) -> None:
+    for name, value in _scripted_attributes(module).items():
+        if isinstance(value, Tensor) and not _stays(value):
+            module._c.setattr(name, working(value))
 
-    return put_back
+
+def _scripted_attributes(module: torch.jit.ScriptModule) -> dict[str, Any]:
+    names = {"training", *(name for name, _ in module.named_buffers(recurse=False))}
+    if hasattr(module, "_concrete_type"):
+        names |= set(module._concrete_type.get_attributes())
+    return {name: module._c.getattr(name) for name in sorted(names) if module._c.hasattr(name)}
+
+
+# ---- how each kind of thing is put back ------------------------------------------------------------------------------
+
+
+def _restorers(thing: Any) -> Iterator[Undo]:
+    if type(thing) in _CONTAINERS:
+        yield functools.partial(_restore_container, thing, thing.copy())
+    elif isinstance(thing, types.CellType):
+        for content in _contents(thing):
+            yield functools.partial(setattr, thing, "cell_contents", content)
+    elif isinstance(thing, torch.jit.ScriptModule):
+        for name, value in _scripted_attributes(thing).items():
+            yield functools.partial(thing._c.setattr, name, value)
+    elif isinstance(thing, _GENERATORS):
+        yield _restore_generator(thing)
+    elif isinstance(thing, Tensor) and thing._backward_hooks is None and thing.is_leaf and thing.requires_grad:
+        yield functools.partial(_drop_hooks, thing)
+
+
+def _restore_container(holder: Any, content: Any) -> None:
+    # Only where the forward changed it; compared by identity, which never calls a tensor's own ==.
+    if isinstance(holder, dict):
+        same = list(holder) == list(content) and _all_same(holder.values(), content.values())
+    else:
+        same = _all_same(holder, content)
+    if same:
+        return
+    holder.clear()
+    holder.extend(content) if isinstance(holder, list | deque) else holder.update(content)
+
+
+def _all_same(some: Collection[Any], others: Collection[Any]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _restore_generator(generator: Any) -> Undo:
+    if isinstance(generator, torch.Generator):
+        return functools.partial(generator.set_state, generator.get_state())
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    if isinstance(generator, np.random.RandomState):
+        return functools.partial(generator.set_state, generator.get_state())
+    return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+
+
+def _drop_hooks(p: Tensor) -> None:
+    if p._backward_hooks is not None:
+        p._backward_hooks = None
+
+
+def _reseed(generator: Any, number: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(number)
+    elif isinstance(generator, random.Random):
+        generator.seed(number)
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(number % 2**32)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(number).state

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,13 +19,12 @@ from torch import Tensor, nn
 from .borrow import Borrowed
 from .observe import Seen, Site
 from .passes import Pass
+from .project import Array, project
 
 LIVE_STEPS = 3  # equal at this many live steps counts as tied
 NEAR = 1e-3  # relative distance below which distinct units are called nearly tied
 _KEPT = 4  # live steps kept a tensor
 _MOST_NEAR = 20_000  # units beyond which near copies are not searched
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Slices:
@@ -70,9 +70,10 @@ class CopyLog:
     def __init__(self, precision: torch.dtype) -> None:
         self._tolerance = 1e-9 if precision == torch.float64 else 2e-5
         self._tracks: dict[str, _Track] = {}
-        self._flat: dict[str, list[tuple[float, float | None]]] = {}
+        self._flat: dict[str, list[tuple[int, float, float | None]]] = {}
         self._sites: dict[str, list[tuple[int, Site]]] = {}
         self._final: dict[str, Tensor] = {}
+        self._varied: frozenset[str] = frozenset()
         self._axes: dict[str, tuple[int, ...]] = {}
 
     def log(self, step: int, held: Borrowed, seen: Pass, awake: Iterable[str]) -> None:
@@ -82,25 +83,25 @@ class CopyLog:
             self._sites.setdefault(layer, []).append((step, site))
         for name, p in held.params.items():
             gradient = seen.gradients.get(name) if name in live else None
-            if step <= _KEPT + LIVE_STEPS or gradient is not None:
-                self._flat.setdefault(name, []).append((_signature(p.data), None if gradient is None else _signature(gradient)))
-            if p.dim() < 1 or (name not in live and step > 1):
-                continue
-            if name not in self._axes:
-                self._axes[name] = _axes(name, p, seen.seen)
-            self._log_slices(step, name, p.data, gradient)
+            if step == 1 or gradient is not None:
+                if name not in self._axes:
+                    self._axes[name] = _axes(name, p, seen.seen)
+                self._log_one(step, name, p.data, gradient)
 
-    def _log_slices(self, step: int, name: str, value: Tensor, gradient: Tensor | None) -> None:
+    def _log_one(self, step: int, name: str, value: Tensor, gradient: Tensor | None) -> None:
         track = self._tracks.setdefault(name, _Track())
-        if len(track.steps) >= _KEPT:
+        if len(track.steps) >= _KEPT or not self._axes[name]:
             return
-        for axis in self._axes[name]:
-            projected = _project(value, axis)
-            track.start.setdefault(axis, projected)
-            if gradient is not None:
-                track.weights.setdefault(axis, []).append(projected)
-                track.gradients.setdefault(axis, []).append(_project(gradient, axis))
-        if gradient is not None:
+        weights = [project(value, axis) for axis in self._axes[name]]
+        gradients = None if gradient is None else [project(gradient, axis) for axis in self._axes[name]]
+        signed = None if gradients is None else _signature(gradients[0])
+        self._flat.setdefault(name, []).append((step, _signature(weights[0]), signed))
+        for i, axis in enumerate(self._axes[name]):
+            track.start.setdefault(axis, weights[i])
+            if gradients is not None:
+                track.weights.setdefault(axis, []).append(weights[i])
+                track.gradients.setdefault(axis, []).append(gradients[i])
+        if gradients is not None:
             track.steps.append(step)
 
     def enough(self, awake: Iterable[str]) -> bool:
@@ -109,8 +110,9 @@ class CopyLog:
 
     # ---- what it found -------------------------------------------------------------------------------------------
 
-    def keep(self, held: Borrowed) -> None:
-        """Remember the weights at the end of the climb, to measure how equal the copies really are."""
+    def keep(self, held: Borrowed, varied: frozenset[str]) -> None:
+        """Remember the weights at the end of the climb, to measure how equal the copies are, and which began varied."""
+        self._varied = varied
         self._final = {name: p.data for name, p in held.params.items()}
 
     def slices(self, *, free_biases: frozenset[str], outputs: frozenset[str]) -> tuple[Slices, ...]:
@@ -179,11 +181,11 @@ class CopyLog:
         calls = [s for step, s in site if step in steps and s.forward and len(s.forward) == len(s.backward)]
         if len(calls) < LIVE_STEPS or not live.any():
             return None
-        columns = [t.cpu().double().numpy() for s in calls for t in (*s.forward, *s.backward)]
+        columns = [t for s in calls for t in (*s.forward, *s.backward)]
         if any(len(c) != count for c in columns):
             return None
         labels = _cluster(columns, self._tolerance)
-        moving = _alive([s.backward[0].cpu().double().numpy() for s in calls]) & _alive([s.forward[0].cpu().double().numpy() for s in calls])
+        moving = _alive([s.backward[0] for s in calls]) & _alive([s.forward[0] for s in calls])
         return np.where(moving, labels, labels.max(initial=0) + 1 + np.arange(count))
 
     def _near(
@@ -222,10 +224,10 @@ class CopyLog:
         groups: dict[tuple[type, tuple[tuple[str, tuple[int, ...], float], ...]], list[str]] = {}
         for name, module in model.named_modules():
             parts = [(n, p) for n, p in module.named_parameters()]
-            if not name or not any(p.dim() >= 2 and p.numel() > 1 and bool((p.data != p.data.reshape(-1)[0]).any()) for _, p in parts):
+            if not name or not any(p.dim() >= 2 and name + "." + n in self._varied for n, p in parts):
                 continue
             prefix = name + "."
-            start = tuple((n, tuple(p.shape), self._flat.get(prefix + n, [(float("nan"), None)])[0][0]) for n, p in parts)
+            start = tuple((n, tuple(p.shape), self._flat.get(prefix + n, [(1, float("nan"), None)])[0][1]) for n, p in parts)
             groups.setdefault((type(module), start), []).append(name)
         found: list[Twins] = []
         for (kind, start), names in groups.items():
@@ -258,13 +260,13 @@ class CopyLog:
         for part in parts:
             paths = [self._flat.get(f"{m}.{part}", []) for m in modules]
             for together in zip(*paths, strict=False):
-                weights, gradients = [w for w, _ in together], [g for _, g in together]
-                if any((g is None) != (gradients[0] is None) for g in gradients) or not _alike(weights, self._tolerance):
+                weights, gradients = [w for _, w, _ in together], [g for *_, g in together]
+                if len({step for step, *_ in together}) > 1 or any((g is None) != (gradients[0] is None) for g in gradients) or not _alike(weights, self._tolerance):
                     return False, 0
                 known = [g for g in gradients if g is not None]
                 if known and not _alike(known, self._tolerance):
                     return False, 0
-            steps = max(steps, sum(g is not None for _, g in paths[0]))
+            steps = max(steps, sum(g is not None for *_, g in paths[0]))
         return steps >= LIVE_STEPS, steps
 
 
@@ -292,25 +294,14 @@ def _axes(name: str, p: nn.Parameter, seen: Seen) -> tuple[int, ...]:
     return tuple(range(p.dim()))
 
 
-def _project(tensor: Tensor, axis: int) -> Array:
-    """Each slice along `axis` times one random vector, the same for every tensor of this shape."""
-    slices = tensor.movedim(axis, 0)
-    if slices.is_complex():
-        slices = torch.view_as_real(slices)
-    shape = slices.shape[1:]
-    generator = torch.Generator().manual_seed(17 + axis + 31 * sum(shape))
-    direction = torch.randn(shape, generator=generator, dtype=torch.float64).to(slices.dtype).to(slices.device)
-    if not shape:
-        return slices.detach().cpu().double().numpy()
-    flat: Array = torch.tensordot(slices.detach(), direction, dims=len(shape)).cpu().double().numpy()
-    return flat
+def _signature(rows: Array) -> float:
+    """One number for a whole tensor, from its projection."""
+    return float(_weights(len(rows)) @ rows)
 
 
-def _signature(tensor: Tensor) -> float:
-    if tensor.dim() == 0:
-        return float(tensor.detach().abs() if tensor.is_complex() else tensor.detach())
-    rows = _project(tensor, 0)
-    return float(np.random.default_rng(len(rows)).standard_normal(len(rows)) @ rows)
+@lru_cache(maxsize=256)
+def _weights(length: int) -> Array:
+    return np.random.default_rng(length).standard_normal(length)
 
 
 def _cluster(columns: list[Array], tolerance: float) -> NDArray[np.int64]:
@@ -366,7 +357,7 @@ def _join(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _back(site: list[tuple[int, Site]], steps: list[int]) -> list[Array]:
-    return [t.cpu().double().numpy() for step, s in site if not steps or step in steps for t in s.backward]
+    return [t for step, s in site if not steps or step in steps for t in s.backward]
 
 
 def _defect(value: Tensor, axis: int, group: tuple[int, ...], *, mirrored: bool) -> float:

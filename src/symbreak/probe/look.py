@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from .copies import CopyLog, Slices, Twins, widths
 from .graph import Blocked, Graph
 from .observe import Site, layer_name
 from .passes import Pass, Runner
+from .project import slice_tops
 from .sleepers import Sleepers, investigate
 from .task import Task, explain_forward_error
 from .wakeup import Ladder, climb, rms
@@ -24,6 +26,7 @@ Progress = Callable[[int, int | None, str], None]
 ADAPTIVE = frozenset(
     {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "adadelta", "lion", "rprop", "adafactor"}
 )
+Start = Literal["zero", "constant", "varied"]
 _SHIFTS = frozenset({"bias", "norm_bias", "shift"})
 
 
@@ -76,16 +79,16 @@ def _look(
     modules = [f for f in (loss, objective) if isinstance(f, nn.Module)]
     with borrow(model, modules, dtype) as held:
         runner = Runner(held, Task(model, batch, loss, objective, seed=seed), seed, progress)
-        log = CopyLog(dtype)
+        log, starts = CopyLog(dtype), {n: _start(p.data) for n, p in held.params.items()}
         with held.scratch():
             ladder = climb(runner, copies=log)
-            log.keep(held)
+            log.keep(held, frozenset(n for n, s in starts.items() if s == "varied"))
         first = ladder.first
         assert first is not None
         found = Sleepers()
         if not ladder.nonfinite:
             found = investigate(runner, ladder, lookups=_with_role(first, "lookup"), tied=log.tied_names(model))
-        tensors = _tensors(held, ladder, found, first)
+        tensors = _tensors(held, ladder, found, first, starts)
         outputs = _output_parameters(held, first)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
         return Trace(
@@ -147,12 +150,12 @@ def _refuse(model: nn.Module) -> None:
 
 
 def _nonfinite_parameters(model: nn.Module) -> dict[str, int]:
-    counts = {
-        n: int((~torch.isfinite(p.detach())).sum())
-        for n, p in model.named_parameters()
-        if p.is_floating_point() or p.is_complex()
+    floats = [(n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()]
+    return {
+        n: int((~torch.isfinite(p)).sum())
+        for n, p in floats
+        if p.numel() and not math.isfinite(float(torch.linalg.vector_norm(p.float() if p.dtype == torch.float16 else p, float("inf"))))
     }
-    return {n: c for n, c in counts.items() if c}
 
 
 def _unlooked(model: nn.Module, broken: Mapping[str, int], optimizer: tuple[str, float], seed: int) -> Trace:
@@ -199,14 +202,17 @@ def _output_parameters(held: Borrowed, first: Pass) -> frozenset[str]:
     return frozenset(site.weight for site in first.seen.sites.values() if graph.ends(site.weight))
 
 
-def _start(p: Tensor) -> Literal["zero", "constant", "varied"]:
-    if p.numel() == 0 or not bool((p != 0).any()):
+def _start(p: Tensor) -> Start:
+    if p.numel() == 0 or float(torch.linalg.vector_norm(p, float("inf"))) == 0:
         return "zero"
-    return "constant" if p.numel() > 1 and bool((p == p.reshape(-1)[0]).all()) else "varied"
+    flat = p.reshape(-1)
+    same = p.numel() > 1 and bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
+    return "constant" if same else "varied"
 
 
-def _tensors(held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass) -> tuple[TensorTrace, ...]:
-    starts = {n: _start(p.data) for n, p in held.params.items()}
+def _tensors(
+    held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass, starts: Mapping[str, Start]
+) -> tuple[TensorTrace, ...]:
     zero = frozenset(n for n, s in starts.items() if s == "zero")
     graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
     late = {n for n, k in ladder.wake.items() if k != 1}
@@ -236,14 +242,10 @@ def _tensors(held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass) -> tu
                 moves_output=name not in found.absorbed,
                 sleeping_rows=_indices(sleeping),
                 absorbed_rows=_indices(sleeping & absorbed),
-                blocked_rows=_indices(sleeping & awoken & _zero_rows(p.data)) if sleeping.numel() else (),
+                blocked_rows=_indices(sleeping & awoken & (slice_tops(p.data) == 0)) if bool((sleeping & awoken).any()) else (),
             )
         )
     return tuple(rows)
-
-
-def _zero_rows(p: Tensor) -> Tensor:
-    return (p == 0).reshape(p.shape[0] if p.dim() else 1, -1).all(1).cpu()
 
 
 def _status(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..schemes.activations import ELEMENTWISE
+from .project import Array, project
 from .slopes import LINEAR, SATURATED, slope, steepest
 
 _LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -50,8 +51,8 @@ class Site:
     calls: int = 0
     shape: tuple[int, ...] = ()
     samples: int = 0
-    forward: list[Tensor] = field(default_factory=list)  # projections, [o] a call
-    backward: list[Tensor] = field(default_factory=list)
+    forward: list[Array] = field(default_factory=list)  # projections, [o] a call
+    backward: list[Array] = field(default_factory=list)
     mean: Tensor | None = None  # [o]
     second_moment: Tensor | None = None  # [o]
     back_second_moment: Tensor | None = None  # [o]
@@ -125,7 +126,6 @@ class Observer(TorchFunctionMode):
         self._root = type(model).__name__
         self._own = _Tags()
         self._origin = _Tags()
-        self._directions: dict[tuple[Any, ...], Tensor] = {}
         for name, p in model.named_parameters():
             self._own.set(p, _Owned((name,)))
 
@@ -275,12 +275,12 @@ class Observer(TorchFunctionMode):
         self._origin.set(result, (site.layer, axis))
         if not result.is_floating_point() or site.calls > 8:
             return  # a cell stepped by hand shows itself in its first calls
-        rows = _by_unit(result, axis)  # [b, o]
-        site.forward.append(self._direction(rows) @ rows)
+        site.forward.append(project(result, axis, self._step))
         if self._measure and site.calls == 1:
-            site.shape, site.samples = tuple(result.shape), rows.shape[0]
-            site.mean, site.second_moment = rows.mean(0), rows.square().mean(0)
-            site.spread = _spread(result)
+            still, others = result.detach(), _others(result, axis)
+            site.shape, site.samples = tuple(result.shape), result.numel() // max(1, result.shape[axis])
+            site.mean, site.second_moment = still.mean(others), _second_moment(still, axis)
+            site.spread = _spread(still)
         if result.requires_grad:
             site.nodes.append(result.grad_fn)
             result.register_hook(self._watch_back(site, axis))
@@ -289,20 +289,11 @@ class Observer(TorchFunctionMode):
         first = site.calls == 1
 
         def hook(gradient: Tensor) -> None:
-            rows = _by_unit(gradient.detach(), axis)
-            site.backward.append(self._direction(rows) @ rows)
+            site.backward.append(project(gradient, axis, self._step))
             if self._measure and first:
-                site.back_second_moment = rows.square().mean(0)
+                site.back_second_moment = _second_moment(gradient.detach(), axis)
 
         return hook
-
-    def _direction(self, rows: Tensor) -> Tensor:
-        key = (rows.shape[0], rows.dtype, rows.device)
-        if key not in self._directions:
-            generator = torch.Generator().manual_seed(7919 * self._step + rows.shape[0])
-            drawn = torch.randn(rows.shape[0], generator=generator, dtype=torch.float64)
-            self._directions[key] = drawn.to(rows.dtype).to(rows.device)
-        return self._directions[key]
 
     def _activate(self, func: Any, name: str, args: Any, kwargs: Any, z: Tensor, result: Tensor) -> None:
         layer, axis = self._origin.get(args[0]) or (None, 1 if z.dim() == 4 else -1)
@@ -447,10 +438,23 @@ def _by_unit(tensor: Tensor, axis: int) -> Tensor:
     return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
 
 
+def _others(tensor: Tensor, axis: int) -> tuple[int, ...]:
+    return tuple(i for i in range(tensor.dim()) if i != axis % tensor.dim())
+
+
+def _second_moment(tensor: Tensor, axis: int) -> Tensor:
+    """[..., o, ...] -> [o]: the mean square of each unit."""
+    others = _others(tensor, axis)
+    if not others:
+        return tensor.square()
+    norms: Tensor = torch.linalg.vector_norm(tensor, 2, dim=others)
+    return norms.square() * (tensor.shape[axis] / tensor.numel())
+
+
 def _spread(result: Tensor) -> float:
     """The share of the second moment that lies between samples: 0 when all samples look the same."""
     if result.dim() < 2 or result.shape[0] < 2:
         return 1.0
-    x = result.detach()
-    total = float(x.square().mean())
-    return float(x.var(0, unbiased=False).mean()) / total if total > 0 else 1.0
+    total = float(torch.linalg.vector_norm(result)) ** 2
+    common = float(torch.linalg.vector_norm(result.mean(0))) ** 2 * result.shape[0]
+    return max(0.0, 1.0 - common / total) if total > 0 else 1.0

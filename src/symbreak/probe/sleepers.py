@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import SymbreakError
 from .passes import Runner
+from .project import slice_tops
 from .wakeup import Ladder, climb, nominal_scale, scale
 
 _STILL = {torch.float64: 1e-8, torch.float32: 1e-4}  # relative movement of the outputs that counts as none
@@ -45,9 +46,10 @@ def investigate(runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied
         tied: tensors that hold copies.
     """
     found = Sleepers()
-    if _unexplained(ladder, lookups):
+    blank = {n: _zero_rows(runner.held.params[n].data) for n in ladder.path if n not in lookups}
+    if _unexplained(ladder, blank):
         _look_again(runner, ladder, found)
-    suspects = _suspects(ladder, lookups)
+    suspects = _suspects(ladder, blank)
     if not suspects:
         return found
     if tied and any(ladder.wake[name] is None for name in suspects):
@@ -62,7 +64,7 @@ def investigate(runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied
             found.filled_rows[name] = filled.rows[name]
             if filled.wake[name] is not None and ladder.wake[name] is None:
                 found.filled_wake.add(name)
-        items = [_Item(n, ~(ladder.rows[n] | filled.rows[n])) for n in suspects]
+        items = [_Item(n, _quiet_rows(n, ladder, filled)) for n in suspects]
         for item in _unmoved(runner, [i for i in items if bool(i.rows.any())]):
             found.absorbed_rows[item.name] = item.rows
             if bool(item.rows.all()):
@@ -70,20 +72,35 @@ def investigate(runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied
     return found
 
 
-def _unexplained(ladder: Ladder, lookups: frozenset[str]) -> bool:
-    """True where a row got exactly zero, not rounding noise: other data might wake it."""
+def _unexplained(ladder: Ladder, blank: dict[str, Tensor]) -> bool:
+    """True where a tensor, or a row of zeros, got exactly zero and not rounding: other data might wake it."""
     return any(
-        name in ladder.path and name not in lookups and bool((~rows & ~ladder.noisy[name]).any())
-        for name, rows in ladder.rows.items()
+        bool((~ladder.rows[n] & ~ladder.noisy[n] & (rows if ladder.wake[n] is not None else True)).any())
+        for n, rows in blank.items()
     )
 
 
-def _suspects(ladder: Ladder, lookups: frozenset[str]) -> list[str]:
+def _suspects(ladder: Ladder, blank: dict[str, Tensor]) -> list[str]:
+    """What to intervene on: whole tensors asleep, entries of vectors that are only rounding, rows of zeros asleep."""
     return [
-        name
-        for name, rows in ladder.rows.items()
-        if name in ladder.path and (ladder.wake[name] is None or (name not in lookups and not bool(rows.all())))
+        n
+        for n in ladder.wake
+        if n in ladder.path
+        and (
+            ladder.wake[n] is None
+            or (n in blank and bool((~ladder.rows[n] & (blank[n] | ladder.noisy[n])).any()))
+        )
     ]
+
+
+def _zero_rows(p: Tensor) -> Tensor:
+    return slice_tops(p) == 0 if p.dim() >= 2 and p.numel() else torch.zeros(p.shape[0] if p.dim() else 1, dtype=torch.bool)
+
+
+def _quiet_rows(name: str, ladder: Ladder, filled: Ladder) -> Tensor:
+    """The rows to shift: all of a tensor that sleeps, the noisy entries of one that is awake."""
+    asleep = ~(ladder.rows[name] | filled.rows[name])
+    return asleep if ladder.wake[name] is None else asleep & ladder.noisy[name]
 
 
 def _look_again(runner: Runner, ladder: Ladder, found: Sleepers) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.utils.data
 from torch import Tensor, nn
 
 from ..errors import BatchError, ForwardError, ModelError, SymbreakError
+from .observe import Observer
 
 Loss = Callable[[Any, Any], Tensor]
 Objective = Callable[[nn.Module, Any], Tensor]
@@ -50,7 +54,7 @@ class Task:
         self._batch = batch
         self._shape: tuple[int, ...] | None = None
         if batch is not None and not hasattr(batch, "draw"):
-            _validate(batch)
+            _validate(batch, needs_tensor=objective is None)
 
     @property
     def inferred(self) -> bool:
@@ -59,13 +63,16 @@ class Task:
 
     def draw(self, step: int, dtype: torch.dtype, *, varied: bool = False) -> Draw:
         """The batch of one step. `varied` jitters floats and shuffles integers, so that another sample is seen."""
-        batch = self._batch.draw(step) if hasattr(self._batch, "draw") else self._batch
-        if self.inferred:
+        batch = self._batch
+        if hasattr(batch, "draw"):
+            batch = batch.draw(step)
+            _validate(batch, needs_tensor=self.objective is None)
+        elif self.inferred:
             batch = self._infer(step, dtype)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         batch = _map(batch, lambda t: _fit(t, dtype, device))
         if varied:
-            generator = torch.Generator().manual_seed(self.seed + 104729 * step)
+            generator = torch.Generator("cpu").manual_seed(self.seed + 104729 * step)
             batch = _map(batch, lambda t: _vary(t, generator))
         if self.objective is not None:
             return Draw((), {}, raw=batch)
@@ -74,7 +81,7 @@ class Task:
     def _split(self, batch: Any) -> Draw:
         if isinstance(batch, Mapping):
             return Draw((), dict(batch), raw=batch)
-        if isinstance(batch, tuple | list) and not isinstance(batch, Tensor):
+        if isinstance(batch, tuple | list) and not isinstance(batch, nn.utils.rnn.PackedSequence):
             if self.loss is None and len(batch) > 1 and _wants(self.model, len(batch)):
                 return Draw(tuple(batch), {}, raw=batch)
             if len(batch) > 2:
@@ -85,7 +92,8 @@ class Task:
             x, y = (batch[0], batch[1]) if len(batch) == 2 else (batch[0], None)
             if isinstance(x, Mapping):
                 return Draw((), dict(x), y, batch)
-            return Draw(tuple(x) if isinstance(x, tuple | list) else (x,), {}, y, batch)
+            several = isinstance(x, tuple | list) and not isinstance(x, nn.utils.rnn.PackedSequence)
+            return Draw(tuple(x) if several else (x,), {}, y, batch)
         return Draw((batch,), {}, raw=batch)
 
     def run(self, draw: Draw, step: int, generator_seed: int) -> Outcome:
@@ -96,12 +104,23 @@ class Task:
         output = self.model(*draw.args, **draw.kwargs)
         outputs = tuple(t for t in _leaves(output) if t.is_floating_point() or t.is_complex())
         if self.loss is not None:
-            loss = _scalar(self.loss(output, draw.target), "loss(output, target)")
+            loss = _scalar(self._ask(self.loss, output, draw.target), "loss(output, target)")
             return Outcome(outputs, loss, lambda: _backward_reweighted(loss, outputs, generator_seed))
         own = _own_loss(output)
         if own is not None:
             return Outcome(outputs, own, own.backward)
         return Outcome(outputs, None, lambda: _backward_generic(outputs, generator_seed))
+
+    def _ask(self, loss: Loss, output: Any, target: Any) -> Any:
+        try:
+            return loss(output, target)
+        except Exception as error:
+            if target is not None:
+                raise
+            raise BatchError(
+                f"loss(output, target) raised {type(error).__name__} because the batch has no target: {error}. Pass "
+                "batch=(x, y), or ((a, b, ...), y) where the model takes several inputs, or leave loss= out."
+            ) from error
 
     # ---- inputs made up where none are given -------------------------------------------------------------------
 
@@ -120,7 +139,8 @@ class Task:
         problem: Exception | None = None
         for shape in _candidates(first):
             try:
-                with torch.no_grad():
+                with torch.no_grad(), Observer(self.model, dtype, step=0, measure=False) as observer:
+                    observer.forward_is_over()  # nothing to record; inner float32 casts are lifted as in a pass
                     self.model(_made_up(first, shape, self.seed, dtype).to(next(self.model.parameters()).device))
             except Exception as error:  # noqa: BLE001 - the next size may fit; the last error is reported
                 problem = error
@@ -147,10 +167,10 @@ def _candidates(first: nn.Module) -> tuple[tuple[int, ...], ...]:
 
 
 def _made_up(first: nn.Module, shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     if isinstance(first, nn.Embedding):
-        return torch.randint(0, first.num_embeddings, shape, generator=generator)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randint(0, first.num_embeddings, shape, generator=generator, device="cpu")
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------
@@ -181,8 +201,8 @@ def _own_loss(output: Any) -> Tensor | None:
 
 def _factors(shape: torch.Size, seed: int, like: Tensor) -> Tensor:
     """Standard normal numbers that depend on shape and seed only: outputs of one shape (twin critics) get the same."""
-    generator = torch.Generator().manual_seed(seed + 7 * sum((i + 1) * n for i, n in enumerate(shape)))
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(like.dtype).to(like.device)
+    generator = torch.Generator("cpu").manual_seed(seed + 7 * sum((i + 1) * n for i, n in enumerate(shape)))
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(like.dtype).to(like.device)
 
 
 def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -> None:
@@ -191,21 +211,18 @@ def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -
     A batch with exactly balanced classes cancels the gradient of an output bias; the factors do not. They leave zero
     what the loss does not depend on, and treat outputs of one sample alike, as the loss does.
     """
-    wanted = [o for o in outputs if o.requires_grad]
-    gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True) if wanted else ()
-    pairs = [(o, g) for o, g in zip(wanted, gradients, strict=True) if g is not None]
-    if not pairs or any(o is loss for o, _ in pairs):
+    A hook at the output leaves the paths around it as they are: regularisers, and weights inside the loss.
+    """
+    hooks = [o.register_hook(_reweight(seed)) for o in outputs if o.grad_fn is not None and o is not loss]
+    try:
         loss.backward()
-        return
-    torch.autograd.backward([o for o, _ in pairs], [g * _sample_factors(g, seed) for _, g in pairs])
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _sample_factors(gradient: Tensor, seed: int) -> Tensor:
-    """[b, 1, ...] near one."""
-    if gradient.dim() == 0:
-        return torch.ones_like(gradient)
-    shape = torch.Size((gradient.shape[0], *(1,) * (gradient.dim() - 1)))
-    return 1 + _REWEIGHT * _factors(shape, seed, gradient)
+def _reweight(seed: int) -> Callable[[Tensor], Tensor]:
+    return lambda g: g * (1 + _REWEIGHT * _factors(g.shape, seed, g))
 
 
 def _backward_generic(outputs: tuple[Tensor, ...], seed: int) -> None:
@@ -259,9 +276,21 @@ def _map(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return type(thing)(_map(v, change) for v in thing)
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return dataclasses.replace(thing, **{f.name: _map(getattr(thing, f.name), change) for f in dataclasses.fields(thing) if f.init})
-    if type(thing).__module__ == "numpy" and hasattr(thing, "dtype") and hasattr(thing, "shape"):
-        return change(torch.as_tensor(thing))
+    if isinstance(thing, np.ndarray | np.generic):
+        return change(_from_numpy(thing))
+    attributes = getattr(thing, "__dict__", {})
+    if not isinstance(thing, type | nn.Module) and any(isinstance(v, Tensor) for v in attributes.values()):
+        clone = copy.copy(thing)
+        vars(clone).update({k: _map(v, change) for k, v in attributes.items()})
+        return clone
     return thing
+
+
+def _from_numpy(array: Any) -> Tensor:
+    try:
+        return torch.as_tensor(array)
+    except TypeError as error:
+        raise BatchError(f"the batch holds a numpy array of dtype {array.dtype}; encode it as numbers first.") from error
 
 
 def _fit(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -274,14 +303,14 @@ def _fit(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _vary(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if tensor.numel() == 0:
+    if tensor.numel() == 0 or tensor.layout != torch.strided:
         return tensor
     if tensor.is_floating_point():
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
         return tensor + (tensor.std(unbiased=False) * noise.to(tensor.device)).to(tensor.dtype)
     if tensor.dtype == torch.bool or tensor.is_complex():
         return tensor
-    order = torch.randperm(tensor.numel(), generator=generator)
+    order = torch.randperm(tensor.numel(), generator=generator, device="cpu")
     return tensor.reshape(-1)[order.to(tensor.device)].reshape(tensor.shape)
 
 
@@ -295,23 +324,32 @@ def _wants(model: nn.Module, n: int) -> bool:
     return len(required) == n
 
 
-def _validate(batch: Any) -> None:
+def _validate(batch: Any, *, needs_tensor: bool) -> None:
+    if isinstance(batch, torch.utils.data.DataLoader | torch.utils.data.Dataset):
+        raise BatchError(f"the batch is a {type(batch).__name__}; pass one batch of it: batch=next(iter(loader)).")
     tensors: list[Tensor] = []
     _map(batch, lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
-    if not tensors:
+    if needs_tensor and not tensors:
         raise BatchError(
-            f"the batch ({type(batch).__name__}) holds no tensor. Pass a tensor, a tuple (x, y), or a dict of keyword arguments."
+            f"the batch ({type(batch).__name__}) holds no tensor. Pass a tensor, a tuple (x, y), or a dict of keyword "
+            "arguments."
         )
     for tensor in tensors:
-        if tensor.numel() == 0:
-            raise BatchError(f"the batch is empty: it holds a tensor of shape {tuple(tensor.shape)}. Pass at least two samples.")
-        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            first = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
-            raise BatchError(
-                f"the batch holds {bad} NaN or infinite values in a tensor of shape {tuple(tensor.shape)}, the first at "
-                f"index {first}. Clean or impute them before checking."
-            )
+        _validate_tensor(tensor)
+
+
+def _validate_tensor(tensor: Tensor) -> None:
+    if tensor.numel() == 0:
+        shape = tuple(tensor.shape)
+        raise BatchError(f"the batch is empty: it holds a tensor of shape {shape}. Pass at least two samples.")
+    if tensor.layout != torch.strided or not (tensor.is_floating_point() or tensor.is_complex()):
+        return
+    bad = ~torch.isfinite(tensor)
+    if bool(bad.any()):
+        raise BatchError(
+            f"the batch holds {int(bad.sum())} NaN or infinite values in a tensor of shape {tuple(tensor.shape)}, the "
+            f"first at index {tuple(bad.nonzero()[0].tolist())}. Clean or impute them before checking."
+        )
 
 
 def explain_forward_error(error: BaseException, model: nn.Module) -> SymbreakError:

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from .copies import CopyLog
 from .passes import Pass, Runner
+from .project import slice_tops
 
 STEP = 0.02  # rms of a probe step over the tensor's scale: small enough not to kill ReLU units
 LEAST_STEPS = 4  # a ladder of three rungs (ControlNet, Fixup) and one quiet step
 QUIET_STEPS = 3  # stopping after one quiet step is wrong: THEORY.md section 5, the gap example
+ALMOST_ZERO = 1e-12  # a tensor below this rms has no scale of its own
 NOISE = 1e-4  # |g64| < NOISE |g32|: rounding, not gradient
 _ODD = 1e-9  # gradients this small against the largest tensor's are compared in two precisions
 _ODD_ROW = 1e-9  # the same for a row against its tensor
@@ -63,12 +65,13 @@ def climb(runner: Runner, *, offset: int = 0, copies: CopyLog | None = None, var
         seen = runner.run(step + offset, measure=ladder.first is None and copies is not None, varied=varied)
         ladder.first = ladder.first or seen
         ladder.starved |= seen.seen.starved
-        bad = tuple(n for n, g in seen.gradients.items() if g is not None and not bool(torch.isfinite(g).all()))
+        tops = _tops(seen)
+        bad = tuple(n for n, t in tops.items() if not bool(torch.isfinite(t).all()))
         if bad or (seen.loss is not None and not math.isfinite(seen.loss)):
             ladder.nonfinite = bad or ("the loss",)
             break
-        live = noise.live_rows(step + offset, seen, varied=varied)
-        new = _climbed(ladder, live, seen, step)
+        live = noise.live_rows(step + offset, tops, varied=varied)
+        new = _climbed(ladder, live, tops, step)
         last_new = step if new else last_new
         awake = [n for n, rows in live.items() if bool(rows.any())]
         if copies is not None:
@@ -80,17 +83,19 @@ def climb(runner: Runner, *, offset: int = 0, copies: CopyLog | None = None, var
     return ladder
 
 
-def _climbed(ladder: Ladder, live: dict[str, Tensor], seen: Pass, step: int) -> bool:
+def _tops(seen: Pass) -> dict[str, Tensor]:
+    """name -> [rows] the largest absolute gradient of each row; names without a path are left out."""
+    return {n: slice_tops(g) for n, g in seen.gradients.items() if g is not None and g.numel()}
+
+
+def _climbed(ladder: Ladder, live: dict[str, Tensor], tops: dict[str, Tensor], step: int) -> bool:
     new = False
     for name, rows in live.items():
-        gradient = seen.gradients[name]
         ladder.path.add(name)
         if ladder.wake[name] is None and bool(rows.any()):
             ladder.wake[name], new = step, True
-        new = new or bool((rows & ~ladder.rows[name]).any() and gradient is not None and gradient.dim() >= 2 and step <= 2)
         ladder.rows[name] |= rows
-        if gradient is not None:
-            ladder.noisy[name] |= (_row_max(gradient) > 0).cpu() & ~rows
+        ladder.noisy[name] |= (tops[name] > 0) & ~rows
     return new
 
 
@@ -99,16 +104,15 @@ def _advance(runner: Runner, seen: Pass, awake: Iterable[str]) -> None:
         for name in awake:
             p, g = runner.held.params[name].data, seen.gradients[name]
             assert g is not None
-            size = rms(g)
-            if size > 0 and math.isfinite(size):
-                p.sub_(g * (STEP * _generic_factor(p, g) * scale(p) / size))
+            size, weight = rms(g), rms(p)
+            if size > 0:
+                relative = weight if weight > ALMOST_ZERO else nominal_scale(p)
+                p.add_(g, alpha=-STEP * _generic_factor(p, g, size) * relative / size)
 
 
-def _generic_factor(p: Tensor, g: Tensor) -> float:
-    """A number in [0.5, 1.5] from the tensor's own values: equal tensors get equal factors, others different ones."""
-    size = rms(g)
-    weight = rms(p)
-    shape = float(g.abs().mean()) / size + (float(p.abs().mean()) / weight if weight > 0 else 0.0)
+def _generic_factor(p: Tensor, g: Tensor, size: float) -> float:
+    """A number in [0.5, 1.5] from the gradient's own shape: equal tensors get equal factors, others different ones."""
+    shape = float(torch.linalg.vector_norm(g, 1)) / (g.numel() * size)
     return 1.0 + 0.5 * math.sin(1e3 * shape + p.numel() ** 0.5)
 
 
@@ -124,20 +128,24 @@ def nominal_scale(p: Tensor) -> float:
 def scale(p: Tensor) -> float:
     """What a relative step is relative to: the tensor's rms, or its nominal scale while it is (almost) zero."""
     size = rms(p)
-    return size if size > 1e-12 else nominal_scale(p)
+    return size if size > ALMOST_ZERO else nominal_scale(p)
 
 
 def _rows(p: Tensor) -> int:
     return p.shape[0] if p.dim() else 1
 
 
-def _row_max(g: Tensor) -> Tensor:
-    return g.abs().reshape(g.shape[0] if g.dim() else 1, -1).amax(1)
+def _at_most(top: Tensor, odd: Tensor) -> Tensor:
+    """Each row's gradient; where every row is odd, the tensor's largest, since the rows then stand or fall together."""
+    return top.max().expand(top.shape) if bool((odd | (top == 0)).all()) else top
 
 
 def _typical(coarse: Tensor, odd: Tensor) -> Tensor:
-    """Each row's float32 gradient, at least the median of its odd rows: one number's rounding can be small by luck."""
-    return coarse.clamp_min(float(coarse[odd].median())) if bool(odd.any()) else coarse
+    """Each row's float32 gradient, at least that of most odd rows: one number's rounding can be small by luck."""
+    if not bool(odd.any()):
+        return coarse
+    together = bool((odd | (coarse < coarse[odd].max() * 1e3)).all())
+    return coarse.clamp_min(float(coarse[odd].max() if together else coarse[odd].median()))
 
 
 class _Noise:
@@ -147,9 +155,8 @@ class _Noise:
         self._runner = runner
         self._floor: dict[str, Tensor] = {}  # [rows] the largest row maximum known to be rounding
 
-    def live_rows(self, step: int, seen: Pass, *, varied: bool) -> dict[str, Tensor]:
+    def live_rows(self, step: int, tops: dict[str, Tensor], *, varied: bool) -> dict[str, Tensor]:
         """name -> [rows] True where the row has a gradient that is not rounding; names without a path are left out."""
-        tops = {n: _row_max(g).cpu().double() for n, g in seen.gradients.items() if g is not None and g.numel()}
         largest = max((float(t.max()) for t in tops.values()), default=0.0)
         odd = {n: self._odd(n, t, largest) for n, t in tops.items()}
         live = {n: t > 0 for n, t in tops.items()}
@@ -171,9 +178,8 @@ class _Noise:
         runner = self._runner
         if runner.held.dtype == torch.float64:
             with runner.held.at(torch.float32):
-                rough = {n: g for n, g in runner.run(step, varied=varied).gradients.items() if g is not None}
-            coarse = {n: _row_max(g).cpu().double() for n, g in rough.items()}
-            noise = {n: odd[n] & (t < NOISE * _typical(coarse.get(n, torch.zeros_like(t)), odd[n])) for n, t in tops.items()}
+                coarse = _tops(runner.run(step, varied=varied))
+            noise = {n: odd[n] & (_at_most(t, odd[n]) < NOISE * _typical(coarse.get(n, 0 * t), odd[n])) for n, t in tops.items()}
             top = max((float(t[noise[n]].max()) for n, t in tops.items() if bool(noise[n].any())), default=0.0)
             for n, t in tops.items():  # rounding of rounding: below this pass's noise, and nothing at all in float32
                 noise[n] = noise[n] | (odd[n] & (t <= top) & (coarse.get(n, torch.ones_like(t)) == 0))

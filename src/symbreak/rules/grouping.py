@@ -1,9 +1,11 @@
-"""Names that differ only in a layer's number are told in one sentence."""
+"""How names and numbers are told: what differs only in a layer's number is told once, and a bare number is called a layer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+
+from ..records import Trace
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 
@@ -22,12 +24,12 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     """The first few names, and how many more there are.
 
     Example:
-        >>> listed(["a", "b", "c"], most=2)
-        'a, b and 1 more'
+        >>> listed(["a", "b", "c"], most=2), listed(["a", "b", "c"])
+        ('a, b and 1 more', 'a, b and c')
     """
-    if len(names) <= most:
-        return ", ".join(names)
-    return f"{', '.join(names[:most])} and {len(names) - most} more"
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def patterns(names: Iterable[str]) -> list[str]:
@@ -52,4 +54,31 @@ def numbers(units: Sequence[int], most: int = 8) -> str:
         else:
             runs.append([unit, unit])
     texts = [f"{a}" if a == b else f"{a}-{b}" for a, b in runs]
-    return listed(texts, most)
+    return ", ".join(texts) if len(texts) <= most else listed(texts, most)
+
+
+def some(count: int, of: int, noun: str, units: Sequence[int] = ()) -> str:
+    """A share of things that a sentence can start with, and their numbers where they are not all.
+
+    Example:
+        >>> some(3, 8, "units", [1, 2, 5]), some(8, 8, "units", range(8)), some(1, 8, "units", [4])
+        ('3 of 8 units (1-2, 5)', 'all 8 units', '1 of 8 units (4)')
+    """
+    if count == of:
+        return f"all {of} {noun}" if of > 1 else f"the only one of the {noun}"
+    return f"{count} of {of} {noun}" + (f" ({numbers(units)})" if units else "")
+
+
+def called(trace: Trace, place: str) -> str:
+    """A layer as a sentence calls it: "layer 0 (linear)" where its name is a number alone, as in nn.Sequential."""
+    if not place.isdigit():
+        return place
+    kind = next((r.kind for r in trace.layers if r.name == place), None)
+    kind = kind or next((a.name for a in trace.activations if a.where == place), None)
+    return f"layer {place} ({kind})" if kind else f"layer {place}"
+
+
+def activation(trace: Trace, place: str, name: str) -> str:
+    """An activation with its function, which a call such as `relu` in forward already names."""
+    shown = called(trace, place)
+    return shown if name in shown else f"{shown} ({name})"
