@@ -34,6 +34,7 @@ class Claim:
     standing: Standing = "measured"
     remedy: Remedy | None = None
     severity: Severity | None = None
+    decisive: bool = True  # False: told, but too small a part of the model to change the verdict
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     standing: Standing = "measured"
     remedy: Remedy | None = None
+    decisive: bool = True
 
 
 # ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
@@ -106,6 +108,7 @@ class LayerTrace:
     from_data: bool
     forward_rms: float | None = None
     forward_variance: float | None = None
+    backward_norm: float | None = None  # l2 norm of the whole back-signal: pooling spreads it, and keeps this
     backward_rms: float | None = None
     weight_rms: float = 0.0
     gradient_rms: float = 0.0
@@ -129,7 +132,8 @@ class ActivationTrace:
     linear: float
     saturated: float
     dead: tuple[int, ...]
-    surely_dead: tuple[int, ...]  # the mean pre-activation lies at least six standard deviations below zero
+    surely_dead: tuple[int, ...]  # dead by a margin that is no luck of the batch
+    hidden: bool = True  # False where it ends the network or stands in the loss
 
 
 @dataclass(frozen=True)
@@ -216,5 +220,6 @@ class Trace:
     inputs: tuple[InputTrace, ...] = ()
     target: TargetTrace | None = None
     breakers: tuple[str, ...] = ()
+    adaptive: bool = False  # the optimizer's step does not grow with the gradient
     nonfinite: str | None = None
     notes: tuple[tuple[str, str], ...] = ()  # (where, what could not be looked at)

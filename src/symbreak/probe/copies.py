@@ -123,14 +123,13 @@ class CopyLog:
             outputs: parameters whose units are the model's outputs; output units are never copies of each other.
         """
         found = []
-        by_weight = {site.weight: layer for layer, calls in self._sites.items() for _, site in calls[:1]}
+        by_axis = {(calls[0][1].weight, calls[0][1].out_axis): calls for calls in self._sites.values()}
         for name, track in self._tracks.items():
             for axis in self._axes[name] if self._final[name].dim() >= 2 else ():
-                site = self._sites[by_weight[name]] if name in by_weight else []
-                out = bool(site) and site[0][1].out_axis == axis
-                if out and name in outputs:
+                site = by_axis.get((name, axis), [])
+                if site and name in outputs:
                     continue
-                one = self._one(name, axis, track, site if out else [], self._final[name], free_biases)
+                one = self._one(name, axis, track, site, self._final[name], free_biases)
                 if one is not None:
                     found.append(one)
         return tuple(found)
@@ -159,7 +158,7 @@ class CopyLog:
             mirrored = tuple(g for g in _groups(signed, live) if g not in tied) if len(signed) else ()
             if mirrored:
                 exact, tied = _join(exact, signed), _groups(_join(exact, signed), live)
-        near, distance = self._near(coordinates, exact, live, count) if count <= _MOST_NEAR else ((), 0.0)
+        near, distance = self._near(coordinates, exact, live, value, axis) if count <= _MOST_NEAR else ((), 0.0)
         equal_at_start = _cluster([start], self._tolerance)
         apart = tuple(g for g in _groups(equal_at_start, np.abs(start) > 0) if len(set(exact[list(g)])) > 1)
         defect = max((_defect(value, axis, g, mirrored=bool(mirrored)) for g in tied), default=0.0)
@@ -189,14 +188,14 @@ class CopyLog:
         return np.where(moving, labels, labels.max(initial=0) + 1 + np.arange(count))
 
     def _near(
-        self, coordinates: list[Array], exact: NDArray[np.int64], live: NDArray[np.bool_], count: int
+        self, coordinates: list[Array], exact: NDArray[np.int64], live: NDArray[np.bool_], value: Tensor, axis: int
     ) -> tuple[tuple[tuple[int, ...], ...], float]:
         """Distinct slices within NEAR of each other, relative to their own size, in weights and gradients alike."""
         from scipy.spatial import cKDTree
 
         first = np.unique(exact, return_index=True)[1]
         rows = np.array([i for i in first if live[i]])
-        if len(rows) < 2 or count < 2:
+        if len(rows) < 2:
             return (), 0.0
         points = np.stack(coordinates, 1)[rows]
         sizes = np.abs(points).max(0)
@@ -204,14 +203,14 @@ class CopyLog:
         pairs = cKDTree(points).query_pairs(NEAR, output_type="ndarray")
         own = np.linalg.norm(points, axis=1)
         gap = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) / np.maximum(own[pairs[:, 0]], 1e-300)
-        close = pairs[gap < NEAR]
-        if not len(close):
+        close = [(a, b) for a, b in pairs[gap < NEAR] if _distance(value, axis, int(rows[a]), int(rows[b])) < NEAR]
+        if not close:
             return (), 0.0
         labels = np.arange(len(points))
         for a, b in close:
             labels[labels == labels[b]] = labels[a]
         groups = tuple(tuple(int(rows[i]) for i in np.flatnonzero(labels == k)) for k in np.unique(labels))
-        return tuple(g for g in groups if len(g) > 1), float(gap[gap < NEAR].max())
+        return tuple(g for g in groups if len(g) > 1), max(_distance(value, axis, int(rows[a]), int(rows[b])) for a, b in close)
 
     def tied_names(self, model: nn.Module) -> frozenset[str]:
         """The parameters that hold copies, in their slices or as a whole."""
@@ -365,6 +364,13 @@ def _defect(value: Tensor, axis: int, group: tuple[int, ...], *, mirrored: bool)
     rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)].abs() if mirrored else value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)]
     size = float(rows.abs().max())
     return float((rows - rows[:1]).abs().max()) / size if size > 0 else 0.0
+
+
+def _distance(value: Tensor, axis: int, a: int, b: int) -> float:
+    """How far two slices really are from each other, relative to their size: projections only made them suspects."""
+    u, v = value.select(axis, a), value.select(axis, b)
+    size = float(torch.linalg.vector_norm(u))
+    return float(torch.linalg.vector_norm(u - v)) / size if size > 0 else float("inf")
 
 
 def _alike(numbers: list[float], tolerance: float) -> bool:

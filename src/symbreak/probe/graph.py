@@ -192,9 +192,14 @@ class Graph:
 
     def ends(self, parameter: str) -> bool:
         """True where the units of `parameter` reach the loss through no other weight: they are outputs, not hidden."""
-        if parameter not in self._leaf:
-            return False
-        stack, visited = [self._leaf[parameter]], set()
+        return parameter in self._leaf and self._reaches_loss(self._leaf[parameter])
+
+    def ends_at(self, fn: Any) -> bool:
+        """True where the value with this grad_fn reaches the loss through no weight."""
+        return fn in self._index and self._reaches_loss(self._index[fn])
+
+    def _reaches_loss(self, start: int) -> bool:
+        stack, visited = [start], set()
         while stack:
             here = stack.pop()
             if here in visited:

@@ -16,7 +16,7 @@ from .borrow import Borrowed, borrow
 from .copies import CopyLog, Slices, Twins, widths
 from .graph import Blocked, Graph
 from .observe import Site, layer_name
-from .passes import Pass, Runner
+from .passes import ForwardRaised, Pass, Runner
 from .project import slice_tops
 from .sleepers import Sleepers, investigate
 from .task import Task, explain_forward_error
@@ -27,7 +27,6 @@ ADAPTIVE = frozenset(
     {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "adadelta", "lion", "rprop", "adafactor"}
 )
 Start = Literal["zero", "constant", "varied"]
-_SHIFTS = frozenset({"bias", "norm_bias", "shift"})
 
 
 def look(
@@ -58,10 +57,8 @@ def look(
     for dtype in _precisions(model):
         try:
             return _look(model, batch, loss, objective, dtype, optimizer, seed, progress)
-        except SymbreakError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the user's forward may raise anything; in float32 it may run
-            failure = error
+        except ForwardRaised as error:  # in float32 it may run
+            failure = error.cause
     assert failure is not None
     raise explain_forward_error(failure, model) from failure
 
@@ -88,8 +85,10 @@ def _look(
         found = Sleepers()
         if not ladder.nonfinite:
             found = investigate(runner, ladder, lookups=_with_role(first, "lookup"), tied=log.tied_names(model))
-        tensors = _tensors(held, ladder, found, first, starts)
-        outputs = _output_parameters(held, first)
+        zero = frozenset(n for n, s in starts.items() if s == "zero")
+        graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
+        tensors = _tensors(held, ladder, found, first, starts, graph)
+        outputs = _output_parameters(first, graph)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
         return Trace(
             model=type(model).__name__,
@@ -104,13 +103,14 @@ def _look(
             batch=_describe(first, runner.task),
             tensors=tensors,
             layers=signal.layers(first, held.params, optimizer[1], optimizer[0] in ADAPTIVE),
-            activations=signal.activations(first.seen),
+            activations=signal.activations(first.seen, graph),
             slices=tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated),
             twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
             equal_tensors=signal.equal_tensors(held.params),
             width=widths(slices, first.seen.sites, outputs),
             inputs=signal.inputs(first, runner.task.inferred),
             target=signal.target(first, loss),
+            adaptive=optimizer[0] in ADAPTIVE,
             breakers=tuple(first.seen.breakers.values()),
             nonfinite=_where_nonfinite(first, ladder),
         )
@@ -190,7 +190,7 @@ def _absorbed(tensors: tuple[TensorTrace, ...]) -> frozenset[str]:
     return frozenset(t.name for t in tensors if t.status == "absorbed")
 
 
-def _output_parameters(held: Borrowed, first: Pass) -> frozenset[str]:
+def _output_parameters(first: Pass, graph: Graph) -> frozenset[str]:
     """Weights whose units are outputs, where the labels tell them apart.
 
     A class that is absent from the batch looks like a copy of every other absent one; it is not. Under the generic loss
@@ -198,7 +198,6 @@ def _output_parameters(held: Borrowed, first: Pass) -> frozenset[str]:
     """
     if first.loss is None or (first.draw.target is not None and not signal.is_classes(first.draw.target)):
         return frozenset()
-    graph = Graph(first.roots, held.params, frozenset())
     return frozenset(site.weight for site in first.seen.sites.values() if graph.ends(site.weight))
 
 
@@ -211,10 +210,8 @@ def _start(p: Tensor) -> Start:
 
 
 def _tensors(
-    held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass, starts: Mapping[str, Start]
+    held: Borrowed, ladder: Ladder, found: Sleepers, first: Pass, starts: Mapping[str, Start], graph: Graph
 ) -> tuple[TensorTrace, ...]:
-    zero = frozenset(n for n, s in starts.items() if s == "zero")
-    graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
     late = {n for n, k in ladder.wake.items() if k != 1}
     rows = []
     for name, p in held.params.items():
@@ -261,7 +258,8 @@ def _status(
         return "unused"
     if name in found.freed:
         return "tied"
-    vector = p.dim() <= 1 or bool(roles and roles <= _SHIFTS and sum(n > 1 for n in p.shape) <= 1)
+    # A position table that a normalisation erases was meant to do something; a bias it erases is only not needed.
+    vector = sum(n > 1 for n in p.shape) <= 1 and "shift" not in roles
     absorbed = name in found.absorbed and name not in found.filled_wake and not dead
     return "absorbed" if vector and absorbed else "asleep"
 

@@ -53,8 +53,8 @@ class Site:
     samples: int = 0
     forward: list[Array] = field(default_factory=list)  # projections, [o] a call
     backward: list[Array] = field(default_factory=list)
-    mean: Tensor | None = None  # [o]
     second_moment: Tensor | None = None  # [o]
+    variance: Tensor | None = None  # [o] over samples and positions
     back_second_moment: Tensor | None = None  # [o]
     spread: float = 1.0  # share of the second moment that differs between samples
     activation: str | None = None
@@ -197,7 +197,7 @@ class Observer(TorchFunctionMode):
         elif isinstance(result, Tensor) and tensors:
             self._pass_on(tensors[0], result)
         if z is not None and isinstance(result, Tensor) and result.requires_grad:
-            self._activate(func, name.rstrip("_"), args, kwargs, z, result)
+            self._activate(func, _known_as(name.rstrip("_"), args, kwargs), args, kwargs, z, result)
 
     def _derive(self, name: str, tensors: Sequence[Tensor], owned: Any, result: Any) -> None:
         names = tuple(dict.fromkeys(n for _, tag in owned for n in tag.names))
@@ -214,7 +214,7 @@ class Observer(TorchFunctionMode):
     def _use(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
         for tensor, tag in owned:
             for parameter in tag.names:
-                self.seen.roles.setdefault(parameter, set()).add(_role(name, args, kwargs, tensor))
+                self.seen.roles.setdefault(parameter, set()).add(_role(name, args, kwargs, tensor, result))
         data = next((t for t in _tensors((*args, *kwargs.values())) if self._own.get(t) is None), None)
         if data is not None and data.numel() == 0:
             self.seen.starved.update(n for _, tag in owned for n in tag.names)
@@ -264,8 +264,11 @@ class Observer(TorchFunctionMode):
 
     def _site(self, weight: str, kind: str, out_axis: int | None, in_axis: int | None) -> Site:
         layer = layer_name(weight, self._root)
-        if layer in self.seen.sites and self.seen.sites[layer].weight != weight:
+        known = self.seen.sites.get(layer)
+        if known is not None and known.weight != weight:
             layer = weight
+        elif known is not None and known.kind != kind:
+            layer = f"{layer} (as {kind})"  # a tied weight: an embedding that is the head, too
         return self.seen.sites.setdefault(layer, Site(layer, kind, weight, out_axis, in_axis))
 
     # ---- what passes ------------------------------------------------------------------------------------------
@@ -279,7 +282,8 @@ class Observer(TorchFunctionMode):
         if self._measure and site.calls == 1:
             still, others = result.detach(), _others(result, axis)
             site.shape, site.samples = tuple(result.shape), result.numel() // max(1, result.shape[axis])
-            site.mean, site.second_moment = still.mean(others), _second_moment(still, axis)
+            site.second_moment = _second_moment(still, axis)
+            site.variance = still.var(others, unbiased=False) if others else torch.zeros_like(still)
             site.spread = _spread(still)
         if result.requires_grad:
             site.nodes.append(result.grad_fn)
@@ -323,7 +327,7 @@ class Observer(TorchFunctionMode):
             samples=rows.shape[0],
             linear=float((size >= LINEAR * top).double().mean()),
             saturated=float((size <= SATURATED * top).double().mean()),
-            dead=(size == 0).all(0) & (rows.amax(0) <= 0 if name == "relu" else True),
+            dead=(size == 0).all(0),
             negative=rows.amax(0) < 0,
             margin=-mean / std.clamp_min(torch.finfo(rows.dtype).tiny),
             node=result.grad_fn,
@@ -392,7 +396,7 @@ def _layout(name: str, args: Any, kwargs: Any, result: Tensor) -> _Layout | None
     return None
 
 
-def _role(name: str, args: Any, kwargs: Any, tensor: Tensor) -> str:
+def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str:
     """How an operation uses a parameter: weight, bias, norm_weight, norm_bias, lookup, scale, shift, other."""
     if name == "embedding":
         return "lookup"
@@ -407,10 +411,23 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor) -> str:
     if name in ("linear", "conv1d", "conv2d", "conv3d") or name.startswith("conv_transpose"):
         return "bias" if tensor is _argument(args, kwargs, 2, "bias") else "weight"
     if name in ("add", "add_", "sub", "sub_", "__add__", "__radd__", "__iadd__", "__sub__", "__rsub__"):
-        return "shift"
+        return "bias" if _along_channels(tensor, result) else "shift"
     if name in ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "__truediv__"):
         return "scale"
     return "weight" if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum") else "other"
+
+
+def _known_as(name: str, args: Any, kwargs: Any) -> str:
+    """torch.nn.ReLU6 calls hardtanh(z, 0, 6)."""
+    return "relu6" if name == "hardtanh" and _argument(args, kwargs, 1, "min_val") in (0, 0.0) else name
+
+
+def _along_channels(tensor: Tensor, result: Any) -> bool:
+    """True where an added parameter has one number a channel (axis 1 or the last), as a bias has."""
+    if not isinstance(result, Tensor):
+        return False
+    wide = [i + result.dim() - tensor.dim() for i, n in enumerate(tensor.shape) if n > 1]
+    return not wide or wide in ([1], [result.dim() - 1])
 
 
 def _lift(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:

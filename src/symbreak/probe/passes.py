@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import SymbreakError
 from .borrow import Borrowed
 from .observe import Observer, Seen
 from .task import Draw, Task
+
+
+class ForwardRaised(Exception):
+    """The user's forward, loss or backward raised `cause`; an error of symbreak's own is never wrapped in this."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@contextlib.contextmanager
+def _users_code() -> Iterator[None]:
+    try:
+        yield
+    except SymbreakError:
+        raise
+    except Exception as error:
+        raise ForwardRaised(error) from error
 
 
 @dataclass
@@ -45,7 +65,7 @@ class Runner:
         observer = Observer(held.model, held.dtype, step=step, measure=measure)
         torch.manual_seed(self.seed * 1_000_003 + step)
         _clear(held)
-        with observer:
+        with _users_code(), observer:
             outcome = task.run(draw, step, self.seed * 1_000_003 + step)
             observer.forward_is_over()
             roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)
@@ -65,7 +85,7 @@ class Runner:
         torch.manual_seed(self.seed * 1_000_003 + step)
         observer = Observer(held.model, held.dtype, step=step, measure=False)
         observer.forward_is_over()
-        with observer:
+        with _users_code(), observer:
             outcome = task.run(draw, step, self.seed)
         if outcome.loss is not None and not outcome.outputs:
             return (outcome.loss.detach().reshape(1),)

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
-from ..schemes.activations import RANGES
+from ..schemes.activations import PIECEWISE, RANGES
 from ..schemes import Fans, fans_of_shape, recognise
+from .graph import Graph
 from .observe import Activation, Seen, Site
 from .passes import Pass
 from .wakeup import rms
 
-SURELY = 6.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
+SURELY = 10.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
+FEWEST_SAMPLES = 16  # below that a standard deviation says little
 
 
 def layers(
@@ -55,6 +57,7 @@ def _layer(
         forward_rms=_root_mean(site.second_moment),
         forward_variance=_variance(site),
         backward_rms=_root_mean(site.back_second_moment),
+        backward_norm=_norm(site),
         weight_rms=weight_rms,
         gradient_rms=gradient_rms,
         gradient_to_weight=gradient_rms / weight_rms if weight_rms > 0 else None,
@@ -76,14 +79,21 @@ def _root_mean(second_moment: Tensor | None) -> float | None:
     return None if second_moment is None else math.sqrt(float(second_moment.mean()))
 
 
-def _variance(site: Site) -> float | None:
-    if site.second_moment is None or site.mean is None:
+def _norm(site: Site) -> float | None:
+    if site.back_second_moment is None:
         return None
-    return max(0.0, float((site.second_moment - site.mean.square()).mean()))
+    return math.sqrt(float(site.back_second_moment.sum()) * site.samples)
 
 
-def activations(seen: Seen) -> tuple[ActivationTrace, ...]:
-    """Every measured call of an activation, its dead units by number."""
+def _variance(site: Site) -> float | None:
+    if site.second_moment is None or site.variance is None:
+        return None
+    variance, size = float(site.variance.mean()), float(site.second_moment.mean())
+    return variance if variance > 1e-20 * size else 0.0  # below that it is the rounding of one constant
+
+
+def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
+    """Every measured call of an activation, its dead units by number; `graph` tells which are hidden."""
     return tuple(
         ActivationTrace(
             where=a.where,
@@ -94,7 +104,8 @@ def activations(seen: Seen) -> tuple[ActivationTrace, ...]:
             linear=a.linear,
             saturated=a.saturated,
             dead=_indices(a.dead & a.negative),
-            surely_dead=_indices(a.dead & a.negative & (a.margin >= SURELY)),
+            surely_dead=_indices(a.dead & a.negative & (a.margin >= SURELY)) if a.samples >= FEWEST_SAMPLES else (),
+            hidden=not graph.ends_at(a.node),
         )
         for a in seen.activations
     )
@@ -102,12 +113,12 @@ def activations(seen: Seen) -> tuple[ActivationTrace, ...]:
 
 def flat_nodes(seen: Seen) -> dict[Any, str]:
     """Backward nodes of activations that let no gradient through: off by a negative input, or saturated to the last bit."""
-    return {a.node: a.where for a in seen.activations if a.node is not None and bool((a.dead & ((a.name != "relu") | a.negative)).all())}
+    return {a.node: a.where for a in seen.activations if a.node is not None and bool((a.dead & (~torch.tensor(a.name in PIECEWISE) | a.negative)).all())}
 
 
 def off_nodes(seen: Seen) -> frozenset[Any]:
     """Those among them whose output is zero, too."""
-    return frozenset(a.node for a in seen.activations if a.name == "relu" and bool((a.dead & a.negative).all()))
+    return frozenset(a.node for a in seen.activations if a.name in PIECEWISE and bool((a.dead & a.negative).all()))
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:
@@ -193,8 +204,9 @@ def equal_tensors(params: Mapping[str, nn.Parameter]) -> tuple[tuple[str, ...], 
     """Groups of different weight matrices that start bit for bit alike and are not constant."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, p in params.items():
-        if p.dim() >= 2 and p.numel() > 3 and bool((p.data.reshape(-1)[1:] != p.data.reshape(-1)[0]).any()):
-            key = (tuple(p.shape), tuple(p.data.reshape(-1)[:64].tolist()))
+        head = p.data.reshape(-1)[:64].tolist()
+        if p.dim() >= 2 and len(head) > 3 and len(set(head)) > len(head) / 2:  # drawn, not an identity or a pattern
+            key = (tuple(p.shape), tuple(head))
             groups.setdefault(key, []).append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1 and _all_equal(params, names))
 

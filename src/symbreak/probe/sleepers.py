@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import SymbreakError
-from .passes import Runner
+from ..errors import BatchError
+from .passes import ForwardRaised, Runner
 from .project import slice_tops
 from .wakeup import Ladder, climb, nominal_scale, scale
 
@@ -109,10 +109,8 @@ def _look_again(runner: Runner, ladder: Ladder, found: Sleepers) -> None:
     with runner.held.scratch():
         try:
             again = climb(runner, offset=1000, varied=True, only=min(ladder.steps, 8))
-        except SymbreakError:
-            raise
-        except Exception:  # noqa: BLE001 - a jittered batch may be invalid for the model; the user's own batch was not
-            return
+        except (ForwardRaised, BatchError):
+            return  # a jittered batch may be invalid for the model; the user's own was not
     found.climbs += 1
     if again.nonfinite:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -49,7 +50,7 @@ class Task:
         self, model: nn.Module, batch: Any, loss: Loss | None, objective: Objective | None, *, seed: int = 0
     ) -> None:
         if loss is not None and objective is not None:
-            raise BatchError("check() got both loss= and objective=; pass loss(output, target), or objective(model, batch).")
+            raise BatchError("check() got both loss= and objective=; pass either loss(output, target) or objective.")
         self.model, self.loss, self.objective, self.seed = model, loss, objective, seed
         self._batch = batch
         self._shape: tuple[int, ...] | None = None
@@ -96,7 +97,7 @@ class Task:
             return Draw(tuple(x) if several else (x,), {}, y, batch)
         return Draw((batch,), {}, raw=batch)
 
-    def run(self, draw: Draw, step: int, generator_seed: int) -> Outcome:
+    def run(self, draw: Draw, step: int, generator_seed: int) -> Outcome:  # noqa: ARG002 - kept for the callers
         """Forward and loss; `Outcome.backward()` then fills the gradients."""
         if self.objective is not None:
             loss = _scalar(self.objective(self.model, draw.raw), "objective(model, batch)")
@@ -128,8 +129,8 @@ class Task:
         first = next((m for m in self.model.modules() if isinstance(m, _FIRST)), None)
         if first is None or next(iter(self.model.parameters()), None) is None:
             raise BatchError(
-                f"cannot make up a batch for {type(self.model).__name__}: its first layer is none of Linear, Conv1d-3d, "
-                "Embedding. Pass batch=: a tensor, a tuple (x, y), or a dict of keyword arguments."
+                f"cannot make up a batch for {type(self.model).__name__}: its first layer is none of Linear, Conv1d, "
+                "Conv2d, Conv3d, Embedding. Pass batch=: a tensor, a tuple (x, y), or a dict of keyword arguments."
             )
         if self._shape is None:
             self._shape = self._find_shape(first, dtype)
@@ -180,7 +181,8 @@ def _scalar(value: Any, who: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise BatchError(f"{who} returned {type(value).__name__}; expected a scalar tensor.")
     if value.numel() != 1:
-        raise BatchError(f"{who} returned a tensor of shape {tuple(value.shape)}; expected a scalar. Reduce it, for example with .mean().")
+        shape = tuple(value.shape)
+        raise BatchError(f"{who} returned a tensor of shape {shape}; expected a scalar. Reduce it, as with .mean().")
     if not value.requires_grad:
         raise ModelError(
             f"{who} does not depend on any trainable parameter, so nothing can be said of its gradients. "
@@ -210,19 +212,25 @@ def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -
 
     A batch with exactly balanced classes cancels the gradient of an output bias; the factors do not. They leave zero
     what the loss does not depend on, and treat outputs of one sample alike, as the loss does.
-    """
     A hook at the output leaves the paths around it as they are: regularisers, and weights inside the loss.
     """
-    hooks = [o.register_hook(_reweight(seed)) for o in outputs if o.grad_fn is not None and o is not loss]
-    try:
-        loss.backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as stack:
+        for o in outputs:
+            if o.grad_fn is not None and o is not loss:
+                stack.enter_context(o.register_hook(_reweight(seed)))  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
 
 
 def _reweight(seed: int) -> Callable[[Tensor], Tensor]:
-    return lambda g: g * (1 + _REWEIGHT * _factors(g.shape, seed, g))
+    return lambda gradient: gradient * _sample_factors(gradient, seed)
+
+
+def _sample_factors(gradient: Tensor, seed: int) -> Tensor:
+    """[b, 1, ...] near one."""
+    if gradient.dim() == 0:
+        return torch.ones_like(gradient)
+    shape = torch.Size((gradient.shape[0], *(1,) * (gradient.dim() - 1)))
+    return 1 + _REWEIGHT * _factors(shape, seed, gradient)
 
 
 def _backward_generic(outputs: tuple[Tensor, ...], seed: int) -> None:
@@ -275,7 +283,8 @@ def _map(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(thing, tuple | list):
         return type(thing)(_map(v, change) for v in thing)
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        return dataclasses.replace(thing, **{f.name: _map(getattr(thing, f.name), change) for f in dataclasses.fields(thing) if f.init})
+        fields = [f.name for f in dataclasses.fields(thing) if f.init]
+        return dataclasses.replace(thing, **{name: _map(getattr(thing, name), change) for name in fields})
     if isinstance(thing, np.ndarray | np.generic):
         return change(_from_numpy(thing))
     attributes = getattr(thing, "__dict__", {})
@@ -290,7 +299,7 @@ def _from_numpy(array: Any) -> Tensor:
     try:
         return torch.as_tensor(array)
     except TypeError as error:
-        raise BatchError(f"the batch holds a numpy array of dtype {array.dtype}; encode it as numbers first.") from error
+        raise BatchError(f"the batch holds a numpy array of {array.dtype}; encode it as numbers first.") from error
 
 
 def _fit(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -320,8 +329,8 @@ def _wants(model: nn.Module, n: int) -> bool:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
         return False
-    required = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
-    return len(required) == n
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in positional) == n
 
 
 def _validate(batch: Any, *, needs_tensor: bool) -> None:
@@ -363,7 +372,8 @@ def explain_forward_error(error: BaseException, model: nn.Module) -> SymbreakErr
         if isinstance(owner, nn.Module) and id(owner) in names:
             place = names[id(owner)]
         trace = trace.tb_next
-    where = f"in module {place[0]!r} ({place[1]})" if place else "outside any module of the model (in the loss or objective)"
+    outside = "outside any module of the model (in the loss or objective)"
+    where = f"in module {place[0]!r} ({place[1]})" if place else outside
     text = str(error).strip() or "no message"
     hint = ""
     if "more than 1 value per channel" in text:

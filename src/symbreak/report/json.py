@@ -9,7 +9,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from .._version import __version__
+from symbreak._version import __version__
 
 if TYPE_CHECKING:
     from .report import Report
@@ -25,7 +25,7 @@ def dump(report: Report) -> str:
 def as_dict(report: Report) -> dict[str, Any]:
     """The report as plain dicts, lists, strings and finite numbers."""
     trace = report.trace
-    return _plain(
+    plain: dict[str, Any] = _plain(
         {
             "schema_version": SCHEMA_VERSION,
             "symbreak": __version__,
@@ -51,6 +51,7 @@ def as_dict(report: Report) -> dict[str, Any]:
             },
         }
     )
+    return plain
 
 
 def _version(package: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..records import Finding, LayerTrace, Trace, Verdict
+from symbreak.records import Finding, LayerTrace, Trace, Verdict
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,12 @@ class Report:
 
     @property
     def wakeup(self) -> Mapping[str, int | None]:
-        """Trainable tensor -> the first optimizer step (from 1) at which it has a gradient; None is never."""
-        return {t.name: t.wake for t in self.trace.tensors if t.status != "frozen"}
+        """Trainable tensor -> the first optimizer step (from 1) at which it has a gradient; None is never.
+
+        Empty where nothing could be run.
+        """
+        measured = self.trace.steps > 0
+        return {t.name: t.wake for t in self.trace.tensors if measured and t.status != "frozen"}
 
     @property
     def width(self) -> Mapping[str, tuple[int, int]]:
@@ -57,7 +61,13 @@ class Report:
         return self.trace.precision
 
     def to_text(
-        self, *, width: int = 100, color: bool = False, verbose: bool = False, concise: bool = False, ascii_only: bool = False
+        self,
+        *,
+        width: int = 100,
+        color: bool = False,
+        verbose: bool = False,
+        concise: bool = False,
+        ascii_only: bool = False,
     ) -> str:
         """The report as text. `verbose` adds every information, the ladder and the table of layers."""
         from .terminal import render

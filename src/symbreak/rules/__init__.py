@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..errors import ConfigError, nearest
-from ..records import Finding, Trace, Verdict
+from symbreak.errors import ConfigError, nearest
+from symbreak.records import Finding, Trace, Verdict
+
 from . import batch, copies, signal, wakeup, weights
 from .rule import Rule
 
@@ -64,7 +65,9 @@ def find(code_or_slug: str) -> Rule:
     raise ConfigError(f"no rule {code_or_slug!r}. {nearest(code_or_slug, names)} `symbreak rule` lists them all.")
 
 
-def judge(trace: Trace, *, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[tuple[Finding, ...], Verdict]:
+def judge(
+    trace: Trace, *, select: Iterable[str] = (), ignore: Iterable[str] = ()
+) -> tuple[tuple[Finding, ...], Verdict]:
     """Every finding of the chosen rules, worst first, and the verdict they lead to.
 
     Args:
@@ -91,7 +94,7 @@ def _verdict(trace: Trace, found: Sequence[tuple[Rule, Finding]]) -> Verdict:
     if trace.nonfinite or trace.steps == 0:
         verdicts.add("unknown")
     for rule, finding in found:
-        if rule.verdict is not None and finding.severity != "info":
+        if rule.verdict is not None and finding.severity != "info" and finding.decisive:
             softened = rule.severity == "error" and finding.severity == "warning"
             verdicts.add("degraded" if softened else rule.verdict)
     return min(verdicts, key=_RANK.index)

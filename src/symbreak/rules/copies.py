@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..records import Claim, Remedy, SliceClasses, TensorTrace, Trace
-from .grouping import listed, numbers
+from symbreak.records import Claim, Remedy, SliceClasses, TensorTrace, Trace
+
+from .grouping import called, layers, listed, numbers, some
 from .rule import rule
 
 Groups = tuple[tuple[int, ...], ...]
@@ -13,33 +14,47 @@ Groups = tuple[tuple[int, ...], ...]
 
 @rule("SB001", "tied-units", "error", "redundant")
 def tied_units(trace: Trace) -> Iterator[Claim]:
-    """Units of a layer that start alike, move alike, and therefore stay one unit for ever.
+    """Units of a layer start alike and move alike, so they stay one unit.
 
-    Equal weights in and weights out (or, more generally, equal activation and equal back-signal) are a symmetry that
-    every deterministic update that treats units alike keeps: SGD, momentum, Adam, decay, clipping. The layer is narrower
-    than it looks. Equal weights in alone are harmless: unequal weights out separate the units at the first step (SB007).
+    Why: equal weights in and weights out (or, more generally, equal activation and equal back-signal) are a symmetry
+    that every deterministic update that treats units alike keeps: SGD, momentum, Adam, decay, clipping. The layer is
+    narrower than it looks. Equal weights in alone are harmless: unequal weights out separate the units at the first
+    step (SB007).
 
-    Evidence: equal weights and equal, non-zero gradients at three or more steps on generic data, in float64. Dropout,
-    top-k ties and Muon's round-off can break the tie; those present are named.
+    Evidence: equal weights and equal, non-zero gradients at three or more steps on generic data, in float64 where the
+    model allows. Dropout, top-k ties and Muon's round-off can break the tie; those present are named.
+
+    Remedy: draw the weights at random, or split the copies by unequal outgoing weights, which keeps the function.
     """
     for s in trace.slices:
         groups = _units(trace, s)
         if groups:
             units = tuple(u for g in groups for u in g)
+            layer = called(trace, s.layer)
             yield Claim(
                 where=s.layer,
                 units=units,
-                because=_sentence(s, groups) + _breakers(trace),
+                because=_sentence(s, groups, layer) + _breakers(trace),
                 evidence=_evidence(s, groups),
-                remedy=Remedy("split", s.layer, "split the copies without changing the function: unequal outgoing weights"),
+                remedy=Remedy(
+                    "split",
+                    s.layer,
+                    f"draw the weights of {layer} at random, or split the copies by unequal weights out",
+                ),
             )
 
 
 @rule("SB002", "tied-heads", "error", "redundant")
 def tied_heads(trace: Trace) -> Iterator[Claim]:
-    """Attention heads that are equal in Q, K, V and O: exchangeable, so they stay one head for ever.
+    """Attention heads are equal in Q, K, V and O: exchangeable, so they stay one head.
 
-    Heads equal in Q, K and V with unequal slices of O separate at the first step.
+    Why: equal heads attend alike and get equal gradients; the layer pays for several and has one. Heads equal in Q, K
+    and V with unequal slices of O separate at the first step.
+
+    Evidence: the rows of a projection that belong to the heads are equal, and so are their gradients, at three or more
+    steps.
+
+    Remedy: re-draw the output projection, or the queries and keys, of all but one.
     """
     told: set[str] = set()
     for s in trace.slices:
@@ -47,71 +62,108 @@ def tied_heads(trace: Trace) -> Iterator[Claim]:
         attention = s.layer.rpartition(".")[0]
         if heads and attention not in told:
             told.add(attention)
+            block = called(trace, attention) if attention else trace.model
             yield Claim(
                 where=s.layer,
                 units=tuple(h for g in heads for h in g),
-                because=f"{_many(heads, s.heads or 0, 'heads')} of {attention or s.layer} are one head: equal queries, keys and values that get equal gradients{_breakers(trace)}",
+                because=(
+                    f"{_many(heads, s.heads or 0, 'heads', block)} are {_one(heads, 'head')}: equal "
+                    f"weights that get equal gradients{_breakers(trace)}"
+                ),
                 evidence=_evidence(s, heads),
-                remedy=Remedy("split", s.layer, "re-draw the output projection of one of them"),
+                remedy=Remedy(
+                    "split",
+                    s.layer,
+                    f"re-draw the output projection of {block}, or the queries and keys of all but one head",
+                ),
             )
 
 
 @rule("SB003", "tied-experts", "error", "redundant")
 def tied_experts(trace: Trace) -> Iterator[Claim]:
-    """Experts that start as copies under a router that treats them alike, and stay copies.
+    """Experts start as copies under a router that treats them alike, and stay copies.
 
-    A random router separates copied experts at the first step (sparse upcycling); an equal or zero router with soft gates
-    never does.
+    Why: equal experts behind equal gates get equal gradients, so the mixture stays one expert at the price of many. A
+    random router separates copied experts at the first step (sparse upcycling); an equal or zero router with soft gates
+    does not.
+
+    Evidence: equal weights and equal gradients at three or more steps.
+
+    Remedy: make the router's rows differ, or add noise of the weights' own scale to the experts.
     """
+    hint = "draw the router at random, or add noise of the weights' own scale to the experts"
     for s in trace.slices:
         if s.tied and _is_expert_axis(trace, s):
             yield Claim(
                 where=s.parameter,
                 units=tuple(u for g in s.tied for u in g),
-                because=f"{_many(s.tied, s.width, 'experts')} of {s.parameter} are one expert: equal weights, equal gradients{_breakers(trace)}",
+                because=(
+                    f"{_many(s.tied, s.width, 'experts', s.parameter)} are {_one(s.tied, 'expert')}: "
+                    f"equal weights that get equal gradients{_breakers(trace)}"
+                ),
                 evidence=_evidence(s, s.tied),
-                remedy=Remedy("split", s.parameter, "add noise on the weights' own scale, or make the router's rows differ"),
+                remedy=Remedy("split", s.parameter, hint),
             )
     for twin in trace.twins:
         if twin.tied and twin.experts:
             yield Claim(
                 where=twin.modules[0],
-                because=f"experts {listed(twin.modules)} start as copies and get equal gradients at {twin.live_steps} steps, so they stay one expert{_breakers(trace)}",
+                because=(
+                    f"experts {listed(twin.modules)} start as copies and get equal gradients at "
+                    f"{twin.live_steps} steps, so they stay one expert{_breakers(trace)}"
+                ),
                 evidence={"modules": list(twin.modules), "live_steps": twin.live_steps},
-                remedy=Remedy("split", twin.modules[0], "add noise on the weights' own scale, or make the router's rows differ"),
+                remedy=Remedy("split", twin.modules[0], hint),
             )
 
 
 @rule("SB004", "tied-tokens", "error", "redundant")
 def tied_tokens(trace: Trace) -> Iterator[Claim]:
-    """Embedding rows, queries, prompts or register tokens that start alike and get equal gradients.
+    """Embedding rows, queries, prompts or register tokens start alike and get equal gradients.
 
-    Tokens without a position of their own are exchangeable; equal ones stay one token.
+    Why: tokens without a position of their own are exchangeable; equal ones stay one token.
+
+    Evidence: equal rows and equal gradients at three or more steps.
+
+    Remedy: draw them at random, for example normal(0.02).
     """
     for s in trace.slices:
         if s.tied and _is_token_axis(trace, s):
             yield Claim(
                 where=s.parameter,
                 units=tuple(u for g in s.tied for u in g),
-                because=f"{_many(s.tied, s.width, 'tokens')} of {s.parameter} are one token: equal values that get equal gradients{_breakers(trace)}",
+                because=(
+                    f"{_many(s.tied, s.width, 'tokens', s.parameter)} are {_one(s.tied, 'token')}: "
+                    f"equal values that get equal gradients{_breakers(trace)}"
+                ),
                 evidence=_evidence(s, s.tied),
-                remedy=Remedy("reinit", s.parameter, "draw them at random, for example normal(0.02)"),
+                remedy=Remedy("reinit", s.parameter, f"draw {s.parameter} at random, for example normal(0.02)"),
             )
 
 
 @rule("SB005", "tied-networks", "error", "redundant")
 def tied_networks(trace: Trace) -> Iterator[Claim]:
-    """Whole sub-networks that start equal and are trained alike: twin critics, ensemble members from one seed.
+    """Whole sub-networks start equal and are trained alike: twin critics, ensemble members from one seed.
 
-    What makes an ensemble worth its cost is that its members differ.
+    Why: what makes an ensemble, or a minimum over two critics, worth its cost is that the members differ.
+
+    Evidence: all their tensors are equal, and so are their gradients, at three or more steps.
+
+    Remedy: draw each from a seed of its own.
     """
     for twin in trace.twins:
         if twin.tied and not twin.experts:
+            names = layers(trace, twin.modules)
+            tensors = f"all {twin.tensors} tensors" if twin.tensors > 1 else "their one tensor"
             yield Claim(
                 where=twin.modules[0],
-                because=f"{listed(twin.modules)} ({twin.kind}) start equal in all {twin.tensors} tensors and get equal gradients at {twin.live_steps} steps: one network, counted {len(twin.modules)} times{_breakers(trace)}",
+                because=(
+                    f"{names} ({twin.kind}) start equal in {tensors} and get equal gradients at "
+                    f"{twin.live_steps} steps: one network, counted {len(twin.modules)} "
+                    f"times{_breakers(trace)}"
+                ),
                 evidence={"modules": list(twin.modules), "live_steps": twin.live_steps, "tensors": twin.tensors},
-                remedy=Remedy("reinit", twin.modules[-1], "draw each from a seed of its own"),
+                remedy=Remedy("reinit", twin.modules[-1], f"draw each of {names} from a seed of its own"),
             )
 
 
@@ -119,34 +171,50 @@ def tied_networks(trace: Trace) -> Iterator[Claim]:
 def nearly_tied(trace: Trace) -> Iterator[Claim]:
     """Units so close in weights and gradients that they stay together for a long time.
 
-    Copies 1e-6 apart are still within 2e-4 of each other after 4000 steps of SGD; from 1e-2 on they part.
+    Why: copies 1e-6 apart are still within 2e-4 of each other after 4000 steps of SGD; from 1e-2 on they part.
+
+    Evidence: the largest distance between them at the probed steps, relative to their size.
+
+    Remedy: separate them by at least 1e-2 of their size.
     """
     for s in trace.slices:
         if s.near and s.side == "out":
-            units = tuple(u for g in s.near for u in g)
+            layer = called(trace, s.layer)
             yield Claim(
                 where=s.layer,
-                units=units,
-                because=f"{_many(s.near, s.width, 'units')} of {s.layer} are nearly one: weights and gradients differ by at most {s.near_distance:.1e} of their size at each of {s.live_steps} probed steps",
+                units=tuple(u for g in s.near for u in g),
+                because=(
+                    f"{_many(s.near, s.width, 'units', layer)} are nearly {_one(s.near, 'unit')}: "
+                    f"weights and gradients differ by at most {s.near_distance:.1e} of their size at "
+                    f"each of {s.live_steps} probed steps"
+                ),
                 evidence={**_evidence(s, s.near), "relative_distance": s.near_distance},
-                remedy=Remedy("split", s.layer, "separate them by at least 1e-2 of their size"),
+                remedy=Remedy("split", s.layer, f"separate these units of {layer} by at least 1e-2 of their size"),
             )
 
 
 @rule("SB007", "separating-copies", "info")
 def separating_copies(trace: Trace) -> Iterator[Claim]:
-    """Units with equal weights in that are told apart by what follows: equal now, apart at the named step.
+    """Units with equal weights at the start that get different gradients: equal now, apart at the named step.
 
-    A single constant layer between random neighbours is slower to start but not redundant.
+    Why: it explains equal rows that need no repair. A constant layer between random neighbours is slower to start, but
+    not redundant.
+
+    Evidence: equal weights before the first step, and the step at which their gradients differ.
+
+    Remedy: none is needed; random weights save the steps it takes.
     """
     start = {t.name: t.start for t in trace.tensors}
     for s in trace.slices:
         if s.separated and s.side == "out" and s.gates == 1 and start.get(s.parameter) != "zero":
-            units = tuple(u for g in s.separated for u in g)
             yield Claim(
                 where=s.layer,
-                units=units,
-                because=f"{_many(s.separated, s.width, 'units')} of {s.layer} have equal weights at the start and separate at step {s.separated_at}: what follows them differs",
+                units=tuple(u for g in s.separated for u in g),
+                because=(
+                    f"{_many(s.separated, s.width, 'units', called(trace, s.layer))} have equal "
+                    f"weights at the start and separate at step {s.separated_at}, where their "
+                    "gradients differ"
+                ),
                 evidence={"groups": [list(g) for g in s.separated][:50], "separation_step": s.separated_at},
             )
 
@@ -239,25 +307,36 @@ def _inside_heads(trace: Trace, s: SliceClasses) -> Groups:
 # ---- sentences -------------------------------------------------------------------------------------------------
 
 
-def _sentence(s: SliceClasses, groups: Groups) -> str:
-    width = s.width // s.gates
-    if s.mirrored:
-        return f"{_many(groups, width, 'units')} of {s.layer} are mirror images (u = -v) behind an odd activation, so every update moves them as one"
-    if s.by_function:
-        return f"{_many(groups, width, 'units')} of {s.layer} compute the same number and get the same back-signal, though their weights differ"
+def _sentence(s: SliceClasses, groups: Groups, layer: str) -> str:
     side = "inputs" if s.side == "in" else "units"
-    return f"{_many(groups, width, side)} of {s.layer} share weights in and weights out, so every update moves them alike"
+    them = _many(groups, s.width // s.gates, side, layer)
+    if s.mirrored:
+        return (
+            f"{them} are mirror images (u = -v) behind an odd activation, so every update that treats "
+            "units alike moves them as one"
+        )
+    if s.by_function:
+        return f"{them} compute the same number and get the same back-signal, though their weights differ"
+    return f"{them} share weights in and weights out, so every update that treats units alike moves them alike"
 
 
-def _many(groups: Groups, width: int, noun: str) -> str:
+def _many(groups: Groups, width: int, noun: str, place: str) -> str:
     n = sum(len(g) for g in groups)
     if len(groups) == 1:
-        return f"{n} of {width} {noun} ({numbers(groups[0])})"
-    return f"{n} of {width} {noun}, in {len(groups)} groups such as ({numbers(groups[0])}),"
+        return f"{some(n, width, noun, groups[0])} of {place}"
+    return f"{some(n, width, noun)} of {place}, in {len(groups)} groups such as ({numbers(groups[0])}),"
+
+
+def _one(groups: Groups, noun: str) -> str:
+    return f"one {noun}" if len(groups) == 1 else f"one {noun} each"
 
 
 def _breakers(trace: Trace) -> str:
-    return f" (assumes deterministic updates; {', '.join(trace.breakers)} in this model can break the tie)" if trace.breakers else ""
+    return (
+        f" (assumes deterministic updates; {', '.join(trace.breakers)} in this model can break the tie)"
+        if trace.breakers
+        else ""
+    )
 
 
 def _evidence(s: SliceClasses, groups: Groups) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A rule: a stable code, a slug, a severity, the verdict its findings lead to, and the function that decides and explains."""
+"""A rule: a stable code, a slug, a severity, the verdict it leads to, and the function that decides and explains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..records import Claim, Finding, Severity, Trace, Verdict
+from symbreak.records import Claim, Finding, Severity, Trace, Verdict
 
 Decide = Callable[[Trace], Iterator[Claim]]
 
@@ -38,6 +38,7 @@ class Rule:
                 evidence=claim.evidence,
                 standing=claim.standing,
                 remedy=claim.remedy,
+                decisive=claim.decisive,
             )
 
     @property
@@ -50,8 +51,13 @@ class Rule:
         fires, silent = twins.TWINS.get(self.code, (None, None))
         for heading, twin in (("Fires on", fires), ("Silent on", silent)):
             if twin is not None:
-                body = inspect.cleandoc("\n" + inspect.getsource(twin).partition("\n")[2])
-                parts += ["", f"{heading}: {inspect.getdoc(twin) or ''}", "", *("    " + line for line in _code(body))]
+                body = inspect.cleandoc("\n" + inspect.getsource(twin).partition("def ")[2].partition("\n")[2])
+                parts += [
+                    "",
+                    f"{heading}: {inspect.getdoc(twin) or ''}",
+                    "",
+                    *("    " + line if line else "" for line in _code(body)),
+                ]
         return "\n".join(parts)
 
 

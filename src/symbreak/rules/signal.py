@@ -4,82 +4,135 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..records import Claim, LayerTrace, Remedy, Trace
-from ..schemes.activations import BOUNDED
-from .grouping import listed
+from symbreak.records import Claim, LayerTrace, Remedy, Trace
+from symbreak.schemes.activations import BOUNDED
+
+from .grouping import activation, called, layers
 from .rule import rule
 from .thresholds import (
     COLLAPSED,
+    COLLAPSED_FACTOR,
     FIRST_STEP_TOO_LARGE,
     FIRST_STEP_TOO_SMALL,
     LINEAR_SHARE,
     SATURATED_SHARE,
     SCALE_RATIO,
+    SMALL_GATE,
 )
 
 
 @rule("SB201", "exploding-forward", "warning", "degraded")
 def exploding_forward(trace: Trace) -> Iterator[Claim]:
-    """Activations grow by a factor of a thousand or more from the first layers to the last.
+    """Activations grow by a factor of a thousand or more from the input to some layer.
 
-    Compared are the largest scales among the first and the last third of the layers, so that a strong or weak side branch
-    does not count.
+    Why: the loss starts huge, its gradients too, and half precision overflows at 65504.
+
+    Evidence: the root mean square of the input and of the output of each layer whose weights are not zero, at step 1.
+
+    Remedy: weights by a rule that keeps the second moment (kaiming, lecun), or a normalisation.
     """
     yield from _forward(trace, grows=True)
 
 
 @rule("SB202", "vanishing-forward", "warning", "degraded")
 def vanishing_forward(trace: Trace) -> Iterator[Claim]:
-    """Activations shrink by a factor of a thousand or more from the first layers to the last.
+    """What varies between samples shrinks by a factor of a thousand or more from the first layers to the last.
 
-    Layers that start at zero on purpose are left out. A normalisation further on can rescue the scale, which is why this
-    is a warning.
+    Why: what a layer cannot tell apart it cannot learn from; a bias keeps the size up and carries nothing. A
+    normalisation further on can rescue the scale, which is why this is a warning.
+
+    Evidence: the standard deviation over samples of the first and of the last layers' outputs, at step 1. Layers that
+    start at zero on purpose are left out.
+
+    Remedy: weights by a rule that keeps the second moment (kaiming, lecun), or a normalisation.
     """
     yield from _forward(trace, grows=False)
 
 
 @rule("SB203", "exploding-gradient", "warning", "degraded")
 def exploding_gradient(trace: Trace) -> Iterator[Claim]:
-    """The back-signal grows by a factor of a thousand or more on its way to the first layers."""
+    """The back-signal grows by a factor of a thousand or more on its way to the first layers.
+
+    Why: one learning rate cannot suit the first and the last layer: what moves the last one throws the first one away.
+
+    Evidence: the largest norm of the whole back-signal in the first and in the last third of the layers, at step 1.
+
+    Remedy: weights by a rule that keeps the back-signal's second moment, or a normalisation.
+    """
     yield from _backward(trace, grows=True)
 
 
 @rule("SB204", "vanishing-gradient", "warning", "degraded")
 def vanishing_gradient(trace: Trace) -> Iterator[Claim]:
-    """The back-signal shrinks by a factor of a thousand or more on its way to the first layers: they learn that much slower."""
+    """The back-signal shrinks by a factor of a thousand or more on its way to the first layers.
+
+    Why: under SGD the first layers learn that much slower; under Adam they learn from noise.
+
+    Evidence: the largest norm of the whole back-signal in the first and in the last third of the layers, at step 1.
+
+    Remedy: weights by a rule that keeps the back-signal's second moment, an activation with a larger slope, residual
+    connections, or a normalisation.
+    """
     yield from _backward(trace, grows=False)
 
 
 @rule("SB205", "saturated-units", "warning", "degraded")
 def saturated_units(trace: Trace) -> Iterator[Claim]:
-    """More than half of the samples of a bounded activation lie on its flat part, where the slope is at most a tenth of
-    its steepest: gradients shrink at least tenfold there.
+    """More than half of the samples of a bounded activation lie on its flat part.
+
+    Why: the slope there is at most a tenth of the steepest, so gradients shrink at least tenfold.
+
+    Evidence: the share of samples and units with such a slope, at step 1.
+
+    Remedy: shift and rescale the layer in front by data.
     """
     for a in trace.activations:
-        if a.name in BOUNDED and a.saturated > SATURATED_SHARE:
+        if a.hidden and a.name in BOUNDED and a.saturated > SATURATED_SHARE:
             yield Claim(
                 where=a.where,
-                because=f"{a.saturated:.0%} of the samples of {a.where} ({a.name}, {a.units} units) are saturated: slope at most a tenth of the steepest",
+                because=(
+                    f"{activation(trace, a.where, a.name)} is saturated, its slope at most a tenth of "
+                    f"the steepest, in {a.saturated:.0%} of its {a.units} units x {a.samples} samples"
+                ),
                 evidence={"saturated_share": a.saturated, "samples": a.samples, "units": a.units},
-                remedy=Remedy("rescale", a.layer or a.where, "shift and rescale the layer in front by data"),
+                remedy=Remedy(
+                    "rescale",
+                    a.layer or a.where,
+                    (
+                        f"shift and rescale {called(trace, a.layer or a.where)} by data, so that it "
+                        "feeds values of about unit size"
+                    ),
+                ),
             )
 
 
 @rule("SB206", "purely-linear", "warning", "degraded")
 def purely_linear(trace: Trace) -> Iterator[Claim]:
-    """Every unit of every activation works in its linear region, so that the depth does nothing yet.
+    """Every unit of every hidden activation works in its linear region, so that the depth does nothing yet.
 
-    The network is one linear map until the weights have grown.
+    Why: the network is one linear map until the weights have grown.
+
+    Evidence: the share of samples whose slope is at least two thirds of the steepest, in each activation but one that
+    ends the network, at step 1.
+
+    Remedy: larger weights, or inputs of unit variance.
     """
-    if trace.activations and all(a.linear >= LINEAR_SHARE for a in trace.activations):
-        n, least = len(trace.activations), min(a.linear for a in trace.activations)
+    hidden = [a for a in trace.activations if a.hidden]
+    if hidden and all(a.linear >= LINEAR_SHARE for a in hidden):
+        n, least = len(hidden), min(a.linear for a in hidden)
+        who = (
+            f"each of the {n} hidden activations works"
+            if n > 1
+            else f"{activation(trace, hidden[0].where, hidden[0].name)} works"
+        )
+        share = "all samples" if least == 1 else f"at least {least:.2%} of the samples"
         moving = [r for r in trace.layers if r.weight_rms > 0]
         if moving:
             yield Claim(
-                where=trace.activations[0].where,
-                because=f"in all {n} activations at least {least:.1%} of the samples lie in the linear region: the network is one linear map so far",
+                where=hidden[0].where,
+                because=f"{who} in its linear region on {share}: the network is one linear map so far",
                 evidence={"least_linear_share": least, "activations": n},
-                remedy=Remedy("rescale", moving[0].name, "larger weights, or inputs of unit variance"),
+                remedy=Remedy("rescale", moving[0].name, "use larger weights, or inputs of unit variance"),
             )
 
 
@@ -87,43 +140,68 @@ def purely_linear(trace: Trace) -> Iterator[Claim]:
 def update_ratio(trace: Trace) -> Iterator[Claim]:
     """The first step moves weights by as much as their own size, or by so little that float32 rounds it away.
 
-    Judged with the optimizer and learning rate given to `check`; for SGD the step is learning rate x gradient.
+    Why: a step as large as the weights replaces the start, whatever it was; one far below float32's epsilon leaves it.
+
+    Evidence: the root mean square of the first step over that of the weights, with the optimizer and learning rate
+    given to `check`; for SGD the step is learning rate x gradient, for Adam and its kin the learning rate. Without a
+    loss of yours the gradient has no size of its own, and SGD's step is not judged.
+
+    Remedy: another learning rate, or weights of the usual scale.
     """
+    if trace.loss is None and not trace.adaptive:
+        return
     rows = [r for r in trace.layers if len(r.shape) >= 2 and r.update_to_weight is not None and r.gradient_rms > 0]
     large = [r for r in rows if (r.update_to_weight or 0) > FIRST_STEP_TOO_LARGE]
+    step = f"the first {trace.optimizer} step (learning rate {trace.learning_rate:g})"
     if large:
         worst = max(large, key=lambda r: r.update_to_weight or 0)
+        names = layers(trace, [r.name for r in large])
+        size = "its weights' size" if len(large) == 1 else "their weights' size at worst"
         yield Claim(
             where=worst.name,
-            because=f"the first {trace.optimizer} step (learning rate {trace.learning_rate:g}) moves {listed([r.name for r in large])} by "
-            f"{worst.update_to_weight:.3g} times the weights' size at worst: it replaces the start",
+            because=(f"{step} moves {names} by {worst.update_to_weight:.3g} times {size}: it replaces the start"),
             evidence={r.name: r.update_to_weight for r in large[:50]},
-            remedy=Remedy("rescale", worst.name, "a smaller learning rate, or weights of the usual scale"),
+            remedy=Remedy("rescale", worst.name, "use a smaller learning rate, or weights of the usual scale"),
         )
     if rows and all((r.update_to_weight or 0) < FIRST_STEP_TOO_SMALL for r in rows):
         best = max(rows, key=lambda r: r.update_to_weight or 0)
         yield Claim(
             where=best.name,
-            because=f"the first {trace.optimizer} step (learning rate {trace.learning_rate:g}) moves no layer by more than {best.update_to_weight:.1e} of its size",
+            because=f"{step} moves no layer by more than {best.update_to_weight:.1e} of its weights' size",
             evidence={"largest_ratio": best.update_to_weight},
-            remedy=Remedy("rescale", best.name, "smaller weights, or a larger learning rate"),
+            remedy=Remedy("rescale", best.name, "use smaller weights, or a larger learning rate"),
         )
 
 
 @rule("SB208", "input-collapse", "warning", "degraded")
 def input_collapse(trace: Trace) -> Iterator[Claim]:
-    """Different inputs become indistinguishable with depth: what still differs between samples is lost in the constant part."""
+    """Different inputs become indistinguishable with depth: what differs between them is lost in the constant part.
+
+    Why: the network answers the same to everything, and its gradients are those of a constant.
+
+    Evidence: the share of the second moment that differs between samples, in the first and in the last third of the
+    layers, at step 1.
+
+    Remedy: weights nearer the edge of chaos, smaller biases, residual connections or a normalisation.
+    """
     rows = [r for r in _moving(trace) if r.spread is not None]
     if len(rows) < 3:
         return
     first, last = _ends(rows)
     before, after = max(r.spread or 0 for r in first), max(r.spread or 0 for r in last)
-    if after < COLLAPSED and before > 1e3 * after:
+    if after < COLLAPSED and before > COLLAPSED_FACTOR * after:
         yield Claim(
             where=last[-1].name,
-            because=f"what differs between inputs falls from {before:.2g} of the signal in the first layers to {after:.1e} in the last",
+            because=(
+                f"what differs between inputs falls from {before:.2g} of the signal in the first "
+                f"layers to {after:.1e} in the last"
+            ),
             evidence={"first": before, "last": after},
-            remedy=Remedy("reinit", last[-1].name, "weights nearer the edge of chaos, residual connections or a normalisation"),
+            remedy=Remedy(
+                "reinit",
+                last[-1].name,
+                "use weights nearer the edge of chaos, smaller biases, residual connections or a normalisation",
+            ),
         )
 
 
@@ -153,25 +231,42 @@ def _forward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
         before = max(at_input, *((r.forward_variance or 0) ** 0.5 for r in head))
         after = (worst.forward_variance or 0) ** 0.5
     if before > 0 and after > 0 and (after / before > SCALE_RATIO if grows else before / after > SCALE_RATIO):
+        place = called(trace, worst.name)
         yield Claim(
             where=worst.name,
-            because=f"the signal {'grows' if grows else 'shrinks'} from {before:.2g} at the input to {after:.2g} (rms) in {worst.name}",
+            because=f"the signal grows from {before:.2g} at the input to {after:.2g} (rms) in {place}"
+            if grows
+            else (
+                f"the signal shrinks from {before:.2g} near the input to {after:.2g} in {place} (what "
+                "varies between samples)"
+            ),
             evidence={"input_rms": before, "layer_rms": after, "layers": len(rows)},
-            remedy=Remedy("rescale", worst.name, "weights by a rule that keeps the second moment, or a normalisation"),
+            remedy=Remedy(
+                "rescale",
+                worst.name,
+                "use weights by a rule that keeps the second moment (kaiming, lecun), or a normalisation",
+            ),
         )
 
 
 def _backward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
-    rows = [r for r in _moving(trace) if (r.backward_rms or 0) > 0]
-    if len(rows) < 3:
+    rows = [r for r in _moving(trace) if (r.backward_norm or 0) > 0]
+    gated = any(t.start == "constant" and "scale" in t.roles and t.weight_rms < SMALL_GATE for t in trace.tensors)
+    if len(rows) < 3 or gated:
         return
     head, tail = _ends(rows)
-    # A sum over positions, not a mean, is what a weight feels: compare signals at their own size.
-    early, late = max(r.backward_rms or 0 for r in head), max(r.backward_rms or 0 for r in tail)
+    early, late = max(r.backward_norm or 0 for r in head), max(r.backward_norm or 0 for r in tail)
     if early / late > SCALE_RATIO if grows else late / early > SCALE_RATIO:
         yield Claim(
             where=head[0].name,
-            because=f"the back-signal {'grows' if grows else 'shrinks'} from {late:.2g} in the last layers to {early:.2g} (rms) in the first",
-            evidence={"last_rms": late, "first_rms": early, "layers": len(rows)},
-            remedy=Remedy("rescale", head[0].name, "weights by a rule that keeps the back-signal's second moment"),
+            because=(
+                f"the back-signal {'grows' if grows else 'shrinks'} from {late:.2g} in the last "
+                f"layers to {early:.2g} (l2 norm) in the first"
+            ),
+            evidence={"last_norm": late, "first_norm": early, "layers": len(rows)},
+            remedy=Remedy(
+                "rescale",
+                head[0].name,
+                "use weights by a rule that keeps the back-signal's second moment, or a normalisation",
+            ),
         )

@@ -7,12 +7,21 @@ SCALE_RATIO = 1e3
 what a depth-10 net with weights ten times too large or too small shows. Untouched real models stay within it or have a
 normalisation that resets the scale."""
 
+SMALL_GATE = 1e-3
+"""SB203, SB204: a constant scale this small is a gate that is meant to start almost closed (LayerScale starts at 1e-6):
+the back-signal behind it is small by design, and its depth profile says nothing of the weights."""
+
+DEAD_SHARE = 0.1
+"""SB102: dead units below this share of their layer are told, but do not make the model degraded: random starts of
+real ReLU networks have some."""
+
 SATURATED_SHARE = 0.5
 """SB205: more than half of the samples of a bounded activation on its flat part. At unit pre-activations tanh has 7%
 there and sigmoid 0.03% (slope at most a tenth of the steepest)."""
 
 LINEAR_SHARE = 0.999
-"""SB206: practically every sample of every activation in its linear region (slope at least two thirds of the steepest)."""
+"""SB206: practically every sample of every activation in its linear region (slope at least two thirds of the
+steepest)."""
 
 FIRST_STEP_TOO_LARGE = 1.0
 """SB207: the first step is as large as the weights themselves: it does not adjust the start, it replaces it."""
@@ -21,8 +30,12 @@ FIRST_STEP_TOO_SMALL = 1e-9
 """SB207: a relative step that float32 (epsilon 1.2e-7) rounds away for a hundred steps and more."""
 
 COLLAPSED = 1e-5
-"""SB208: the share of the second moment that still differs between inputs, where the input's own share was a thousand
-times larger. Below it float32 keeps two digits of what tells inputs apart, bfloat16 none."""
+"""SB208: the share of the second moment that still differs between inputs. Below it float32 keeps two digits of what
+tells inputs apart, bfloat16 none."""
+
+COLLAPSED_FACTOR = 1e3
+"""SB208: how much larger that share was in the first layers, so that inputs which hardly differ are not the network's
+fault."""
 
 LARGE_INPUT = 10.0
 """SB301: rms of the raw input. The laws behind every scheme assume second moment 1; at 10 the first layer is ten times
@@ -33,4 +46,5 @@ UNEVEN_FEATURES = 100.0
 loss spans the square of it."""
 
 PRIOR_EXCESS = 1.0
-"""SB303: nats that the first loss lies above the entropy of the labels, the loss of a model that only knows the prior."""
+"""SB303: nats that the first loss lies above the entropy of the labels, the loss of a model that only knows the
+prior."""

@@ -1,7 +1,7 @@
 """The smallest model where each rule fires, and the same model repaired, where it is silent.
 
-Each function returns what `check` takes: (model, batch, loss). The rules' pages print their source and the tests run them.
-torch is imported inside them, so that importing the rules does not.
+Each function returns what `check` takes: (model, batch, loss). The rules' pages print their source and the tests run
+them. torch is imported inside them, so that importing the rules does not.
 """
 
 from __future__ import annotations
@@ -243,10 +243,11 @@ def nearly_tied_fires() -> Start:
     from torch import nn
 
     distance = 1e-6
-    net = nn.Sequential(nn.Linear(3, 6, bias=False), nn.Tanh(), nn.Linear(6, 2))
+    hidden, head = nn.Linear(3, 6, bias=False), nn.Linear(6, 2)
+    net = nn.Sequential(hidden, nn.Tanh(), head)
     with torch.no_grad():
-        net[0].weight[1] = net[0].weight[0] * (1 + distance)
-        net[2].weight[:, 1] = net[2].weight[:, 0] * (1 + distance)
+        hidden.weight[1] = hidden.weight[0] * (1 + distance)
+        head.weight[:, 1] = head.weight[:, 0] * (1 + distance)
     return net, torch.randn(16, 3), None
 
 
@@ -257,10 +258,11 @@ def nearly_tied_silent() -> Start:
     from torch import nn
 
     distance = 0.5
-    net = nn.Sequential(nn.Linear(3, 6, bias=False), nn.Tanh(), nn.Linear(6, 2))
+    hidden, head = nn.Linear(3, 6, bias=False), nn.Linear(6, 2)
+    net = nn.Sequential(hidden, nn.Tanh(), head)
     with torch.no_grad():
-        net[0].weight[1] = net[0].weight[0] * (1 + distance)
-        net[2].weight[:, 1] = net[2].weight[:, 0] * (1 + distance)
+        hidden.weight[1] = hidden.weight[0] * (1 + distance)
+        head.weight[:, 1] = head.weight[:, 0] * (1 + distance)
     return net, torch.randn(16, 3), None
 
 
@@ -270,9 +272,10 @@ def separating_copies_fires() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    nn.init.constant_(net[0].weight, 0.5)
-    nn.init.zeros_(net[0].bias)
+    hidden = nn.Linear(3, 4)
+    net = nn.Sequential(hidden, nn.Tanh(), nn.Linear(4, 2))
+    nn.init.constant_(hidden.weight, 0.5)
+    nn.init.zeros_(hidden.bias)
     return net, torch.randn(16, 3), None
 
 
@@ -282,9 +285,10 @@ def separating_copies_silent() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    nn.init.xavier_normal_(net[0].weight)
-    nn.init.zeros_(net[0].bias)
+    hidden = nn.Linear(3, 4)
+    net = nn.Sequential(hidden, nn.Tanh(), nn.Linear(4, 2))
+    nn.init.xavier_normal_(hidden.weight)
+    nn.init.zeros_(hidden.bias)
     return net, torch.randn(16, 3), None
 
 
@@ -320,8 +324,9 @@ def dead_units_fires() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    nn.init.constant_(net[0].bias, -100.0)
+    hidden = nn.Linear(3, 8)
+    net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(8, 2))
+    nn.init.constant_(hidden.bias, -100.0)
     return net, torch.randn(64, 3), None
 
 
@@ -331,8 +336,9 @@ def dead_units_silent() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    nn.init.zeros_(net[0].bias)
+    hidden = nn.Linear(3, 8)
+    net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(8, 2))
+    nn.init.zeros_(hidden.bias)
     return net, torch.randn(64, 3), None
 
 
@@ -342,8 +348,9 @@ def late_waker_fires() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    nn.init.zeros_(net[2].weight)
+    head = nn.Linear(4, 2)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), head)
+    nn.init.zeros_(head.weight)
     return net, torch.randn(16, 3), None
 
 
@@ -353,8 +360,9 @@ def late_waker_silent() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    nn.init.normal_(net[2].weight, std=0.1)
+    head = nn.Linear(4, 2)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), head)
+    nn.init.normal_(head.weight, std=0.1)
     return net, torch.randn(16, 3), None
 
 
@@ -516,8 +524,9 @@ def saturated_units_fires() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
-    nn.init.constant_(net[0].bias, 20.0)
+    hidden = nn.Linear(3, 8)
+    net = nn.Sequential(hidden, nn.Tanh(), nn.Linear(8, 2))
+    nn.init.constant_(hidden.bias, 20.0)
     return net, torch.randn(64, 3), None
 
 
@@ -527,8 +536,9 @@ def saturated_units_silent() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
-    nn.init.zeros_(net[0].bias)
+    hidden = nn.Linear(3, 8)
+    net = nn.Sequential(hidden, nn.Tanh(), nn.Linear(8, 2))
+    nn.init.zeros_(hidden.bias)
     return net, torch.randn(64, 3), None
 
 
@@ -727,8 +737,9 @@ def identical_draws_fires() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-    for layer in (net[0], net[2]):
+    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+    net = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(8, 2))
+    for layer in (first, second):
         torch.manual_seed(42)
         nn.init.xavier_normal_(layer.weight)
     return net, torch.randn(16, 8), None
@@ -740,9 +751,10 @@ def identical_draws_silent() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+    net = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(8, 2))
     torch.manual_seed(42)
-    for layer in (net[0], net[2]):
+    for layer in (first, second):
         nn.init.xavier_normal_(layer.weight)
     return net, torch.randn(16, 8), None
 

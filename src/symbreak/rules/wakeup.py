@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..records import ActivationTrace, Claim, Remedy, TensorTrace, Trace
-from .grouping import listed, numbers, pattern, patterns
+from symbreak.records import ActivationTrace, Claim, Remedy, TensorTrace, Trace
+
+from .grouping import activation, called, listed, numbers, pattern, patterns, some
 from .rule import rule
+from .thresholds import DEAD_SHARE
 
 
 @rule("SB101", "never-wakes", "error", "stuck")
 def never_wakes(trace: Trace) -> Iterator[Claim]:
     """A trainable tensor, or some of its units, never gets a gradient, and no known invariance explains it.
 
-    Along its path to the loss two factors of one product are zero, or an activation without slope stands in the way, so
-    no optimizer that follows gradients ever moves it. A single zero factor is harmless (SB103): its own gradient is
-    (back-signal) x (non-zero input), so it moves first and wakes the other.
+    Why: along its path to the loss two factors of one product are zero, or an activation without slope stands in the
+    way, so no optimizer that follows gradients ever moves it. A single zero factor is harmless (SB103): its own
+    gradient is (back-signal) x (non-zero input), so it moves first and wakes the other.
 
     Evidence: normalised steps on fresh data until nothing new wakes, then a second climb on varied data. "Never" is
     measured over those steps, unless a certificate is named.
 
     Remedy: re-initialise one of the two zero factors, the one that keeps the output unchanged if there is one.
     """
+    if trace.nonfinite:  # nothing was measured (SB404 says why)
+        return
     asleep = [t for t in trace.tensors if t.status == "asleep" and not t.nonfinite]
     for layer, tensors in _by_layer(asleep).items():
         first = max(tensors, key=lambda t: t.numel)
         yield Claim(
             where=tensors[0].name if len(tensors) == 1 else layer,
-            because=f"{listed([t.name for t in tensors])} never {'gets' if len(tensors) == 1 else 'get'} a gradient: {_cause(first)}",
+            because=(
+                f"{listed([t.name for t in tensors])} never {_verb(tensors, 'gets', 'get')} a "
+                f"gradient: {_cause(trace, first, _verb(tensors, 'its', 'their'))}"
+            ),
             evidence={
                 "tensors": [t.name for t in tensors],
                 "input_zero": list(first.input_zero),
@@ -38,28 +45,35 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
                 "steps": trace.steps,
                 "climbs": trace.climbs,
             },
-            remedy=Remedy("reinit", first.name, _wake_hint(first)),
+            remedy=Remedy("reinit", first.name, _wake_hint(trace, first)),
         )
     off = {(a.layer, u) for a in trace.activations for u in a.dead}
     for t in trace.tensors:
         blocked = tuple(u for u in t.blocked_rows if (t.layer, u) not in off)
         if t.status == "live" and blocked and "weight" in t.roles and len(t.shape) >= 2:
+            layer = called(trace, t.layer)
             yield Claim(
                 where=t.layer,
                 units=blocked,
-                because=f"{len(blocked)} of {t.shape[0]} units of {t.layer} ({numbers(blocked)}) are zero on both "
-                "sides and never get a gradient: zero weights in, and nothing comes back",
+                because=(
+                    f"{some(len(blocked), t.shape[0], 'units', blocked)} of {layer} never "
+                    f"{'gets' if len(blocked) == 1 else 'get'} a gradient: "
+                    "weights in are zero, and no back-signal arrives"
+                ),
                 evidence={"steps": trace.steps, "climbs": trace.climbs},
-                remedy=Remedy("reinit", t.name, "give these rows values of the layer's own scale"),
+                remedy=Remedy("reinit", t.name, f"give these rows of {t.name} values of the layer's own scale"),
             )
 
 
 @rule("SB102", "dead-units", "error", "stuck")
 def dead_units(trace: Trace) -> Iterator[Claim]:
-    """Units of a piecewise-linear activation that are off on every sample, so that nothing behind them can learn.
+    """Units of a piecewise-linear activation are off on every sample, so that nothing behind them can learn.
 
-    A whole layer is an error. Some units are a warning, and only where it is no luck of the batch: their mean
-    pre-activation lies at least six standard deviations below zero, and their weights got no gradient at any probed step.
+    Why: where a ReLU's input is negative its slope is zero, and no gradient reaches the weights that could bring it
+    back. A whole layer is an error. Some units are a warning, and only where it is no luck of the batch.
+
+    Evidence: every sample of the batch is off. Where only some units are: their mean pre-activation lies at least ten
+    standard deviations below zero, and their weights got no gradient at any probed step.
 
     Remedy: shift the bias back to the data.
     """
@@ -68,27 +82,41 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
         if not a.dead:
             continue
         layer = sleeping.get(a.layer or "")
+        units = activation(trace, a.where, a.name)
+        bias = called(trace, a.layer or a.where)
         if len(a.dead) == a.units:
             if layer is None or layer.status != "live":
                 yield Claim(
                     where=a.where,
                     units=a.dead,
-                    because=f"all {a.units} units of {a.where} ({a.name}) are off on all {a.samples} samples: their input is negative, the slope "
-                    "is zero, and no gradient passes",
+                    because=(
+                        f"{some(a.units, a.units, 'units')} of {units} "
+                        f"{'are' if a.units > 1 else 'is'} off on all {a.samples} samples: "
+                        "the input is negative, the slope is zero, and no gradient passes"
+                    ),
                     evidence={"samples": a.samples, "surely_dead": len(a.surely_dead)},
-                    remedy=Remedy("shift", a.layer or a.where, "raise the bias so that the units see both signs"),
+                    remedy=Remedy(
+                        "shift", a.layer or a.where, f"raise the bias of {bias} so that the units see both signs"
+                    ),
                 )
             continue
         dead = _asleep(a, layer)
         if dead:
+            one = len(dead) == 1
             yield Claim(
                 where=a.where,
                 units=dead,
                 severity="warning",
-                because=f"{len(dead)} of {a.units} units of {a.where} ({a.name}; {numbers(dead)}) are off on all {a.samples} samples, their mean "
-                "input at least 6 standard deviations below zero",
+                decisive=len(dead) >= DEAD_SHARE * a.units,
+                because=(
+                    f"{some(len(dead), a.units, 'units', dead)} of {units} {'is' if one else 'are'} "
+                    f"off on all {a.samples} samples, "
+                    f"{'its' if one else 'their'} mean input at least 10 standard deviations below zero"
+                ),
                 evidence={"samples": a.samples, "units": a.units},
-                remedy=Remedy("shift", a.layer or a.where, "raise the bias of these units"),
+                remedy=Remedy(
+                    "shift", a.layer or a.where, f"raise the bias of {'this unit' if one else 'these units'} of {bias}"
+                ),
             )
 
 
@@ -102,18 +130,24 @@ def _asleep(a: ActivationTrace, layer: TensorTrace | None) -> tuple[int, ...]:
 def late_waker(trace: Trace) -> Iterator[Claim]:
     """A tensor whose gradient is zero at first and starts at a later step: a harmless zero.
 
-    LoRA's A, the inside of a zero-initialised residual branch, everything behind a zero head: along each path one factor
-    is zero, learns at once, and wakes the rest. The finding names that factor and the step.
+    Why: LoRA's A, the inside of a zero-initialised residual branch, everything behind a zero head: along each path one
+    factor is zero, learns at once, and wakes the rest. The finding names that factor and the step.
+
+    Evidence: the first step with a gradient, counted from 1, on normalised steps.
+
+    Remedy: none is needed.
     """
     late = [t for t in trace.tensors if t.status == "live" and (t.wake or 1) > 1]
     groups: dict[tuple[int, str], list[TensorTrace]] = {}
     for t in late:
         groups.setdefault((t.wake or 0, _late_cause(t)), []).append(t)
     for (step, cause), tensors in sorted(groups.items()):
-        names = patterns(t.name for t in tensors)
         yield Claim(
-            where=names[0],
-            because=f"{listed(names)} first {'learns' if len(tensors) == 1 else 'learn'} at step {step}{': ' + cause if cause else ''}",
+            where=tensors[0].name,
+            because=(
+                f"{listed(patterns(t.name for t in tensors))} first "
+                f"{_verb(tensors, 'learns', 'learn')} at step {step}{': ' + cause if cause else ''}"
+            ),
             evidence={"wakeup_step": step, "tensors": [t.name for t in tensors]},
         )
 
@@ -122,14 +156,23 @@ def late_waker(trace: Trace) -> Iterator[Claim]:
 def unused_parameter(trace: Trace) -> Iterator[Claim]:
     """A trainable parameter that the loss has no path to in this call: an unused branch, head or modality.
 
-    It costs memory, gets weight decay without a gradient, and makes distributed training wait. If the branch is meant to
-    be used, pass a batch or an objective that uses it.
+    Why: it costs memory, gets weight decay without a gradient, and makes distributed training wait.
+
+    Evidence: no path in the recorded graph from the loss to the parameter.
+
+    Remedy: remove or freeze it; if it is meant to be used, pass a batch or an objective that uses it.
     """
-    for key, tensors in _by_pattern(t for t in trace.tensors if t.status == "unused").items():
+    for tensors in _by_module(t for t in trace.tensors if t.status == "unused"):
+        names = patterns(t.name for t in tensors)
         yield Claim(
-            where=key,
-            because=f"{_count(tensors)} of {key} {'has' if len(tensors) == 1 else 'have'} no path to the loss in this call",
+            where=tensors[0].name,
+            because=f"{_told(names, tensors)} {_verb(tensors, 'has', 'have')} no path to the loss in this call",
             evidence={"tensors": [t.name for t in tensors], "parameters": sum(t.numel for t in tensors)},
+            remedy=Remedy(
+                "remove",
+                tensors[0].name,
+                "remove or freeze what is not meant to train, or pass a batch or objective that uses it",
+            ),
         )
 
 
@@ -137,23 +180,42 @@ def unused_parameter(trace: Trace) -> Iterator[Claim]:
 def shadowed_bias(trace: Trace) -> Iterator[Claim]:
     """A bias that nothing downstream depends on, so that it never gets a gradient: harmless.
 
-    The key bias of softmax attention shifts all scores of a query alike; a bias in front of a normalisation that subtracts
-    the mean is subtracted again. Found by intervention: the bias was shifted and no output moved. It can be left out.
+    Why: the key bias of softmax attention shifts all scores of a query alike; a bias in front of a normalisation that
+    subtracts the mean is subtracted again.
+
+    Evidence: found by intervention: the bias was shifted and no output moved.
+
+    Remedy: none is needed; it can be left out (bias=False).
     """
     whole = [t for t in trace.tensors if t.status == "absorbed"]
-    for key, tensors in _by_pattern(whole).items():
+    for tensors in _by_pattern(whole):
         yield Claim(
-            where=key,
-            because=f"shifting {_count(tensors)} of {key} moves no output: a later normalisation or softmax removes it",
+            where=tensors[0].name,
+            because=(
+                f"shifting {_told(patterns(t.name for t in tensors), tensors)} moves no output: a "
+                "later normalisation or softmax removes "
+                f"{'it' if len(tensors) == 1 else 'them'}"
+            ),
             evidence={"tensors": [t.name for t in tensors]},
         )
-    part = [t for t in trace.tensors if t.status == "live" and t.absorbed_rows and len(t.shape) == 1]
-    for key, tensors in _by_pattern(part).items():
-        rows = tensors[0].absorbed_rows
+    off = {(a.layer, u) for a in trace.activations for u in a.dead}  # a unit that is off is no shadow (SB102)
+    partly: dict[tuple[str, tuple[int, ...]], list[TensorTrace]] = {}
+    for t in trace.tensors:
+        rows = tuple(u for u in t.absorbed_rows if (t.layer, u) not in off)
+        if t.status == "live" and rows and len(t.shape) == 1:
+            partly.setdefault((pattern(t.name), rows), []).append(t)
+    for (_, rows), tensors in partly.items():
+        entries = (
+            f"entr{'y' if len(rows) == 1 else 'ies'} {numbers(rows)} of "
+            f"{_told(patterns(t.name for t in tensors), tensors)}"
+        )
         yield Claim(
-            where=key,
+            where=tensors[0].name,
             units=rows,
-            because=f"shifting entries {numbers(rows)} of {key} moves no output: a later normalisation or softmax removes them",
+            because=(
+                f"shifting {entries} moves no output: a later normalisation or softmax removes "
+                f"{'it' if len(rows) == 1 else 'them'}"
+            ),
             evidence={"tensors": [t.name for t in tensors], "entries": len(rows), "of": tensors[0].shape[0]},
         )
 
@@ -162,21 +224,32 @@ def shadowed_bias(trace: Trace) -> Iterator[Claim]:
 def unseen_rows(trace: Trace) -> Iterator[Claim]:
     """Rows of a table that this batch never looked up, or experts that got no data: they have no gradient yet.
 
-    Padding rows never get one, by design; rare tokens get theirs when they occur.
+    Why: it tells rows that wait for their data from rows that are broken. Padding rows never get a gradient, by design;
+    rare tokens get theirs when they occur.
+
+    Evidence: rows without a gradient at every probed step, and modules that met a tensor without elements.
+
+    Remedy: none is needed; a larger batch, or one that holds every token, shows the rest.
     """
     for t in trace.tensors:
         if t.status == "live" and t.sleeping_rows and "lookup" in t.roles:
+            n = len(t.sleeping_rows)
             yield Claim(
                 where=t.name,
                 units=t.sleeping_rows,
-                because=f"{len(t.sleeping_rows)} of {t.shape[0]} rows of {t.name} were not looked up with a gradient in {trace.steps} steps "
-                "(absent from the batch, or padding)",
-                evidence={"rows": len(t.sleeping_rows), "of": t.shape[0]},
+                because=(
+                    f"{some(n, t.shape[0], 'rows')} of {t.name} got no gradient in {trace.steps} "
+                    "steps: absent from the batch, or padding"
+                ),
+                evidence={"rows": n, "of": t.shape[0]},
             )
-    for key, tensors in _by_pattern(t for t in trace.tensors if t.status == "starved").items():
+    for tensors in _by_module(t for t in trace.tensors if t.status == "starved"):
         yield Claim(
-            where=key,
-            because=f"{_count(tensors)} of {key} met no data: the router sent them none in {trace.steps} steps",
+            where=tensors[0].name,
+            because=(
+                f"{_told(patterns(t.name for t in tensors), tensors)} met no data: the router sent "
+                f"none in {trace.steps} steps"
+            ),
             evidence={"tensors": [t.name for t in tensors]},
         )
 
@@ -184,29 +257,65 @@ def unseen_rows(trace: Trace) -> Iterator[Claim]:
 # ---- sentences -------------------------------------------------------------------------------------------------
 
 
-def _cause(t: TensorTrace) -> str:
+def _cause(trace: Trace, t: TensorTrace, its: str) -> str:
     sentences = []
     if t.input_zero:
-        sentences.append(f"its input is zero because {_are_zero(t.input_zero)}")
+        sentences.append(f"{its} input stays zero because {_are_zero(t.input_zero)}")
     if t.back_zero:
-        sentences.append(f"its back-signal is zero because {_are_zero(t.back_zero)}")
+        sentences.append(f"{its} back-signal stays zero because {_are_zero(t.back_zero)}")
     if t.dead:
-        sentences.append(f"every unit of {listed(patterns(t.dead))} is off on every sample, so it passes neither signal nor gradient")
+        off = any(a.where in t.dead and a.name == "relu" for a in trace.activations)
+        why = (
+            "off on every sample, so neither signal nor gradient passes"
+            if off
+            else "flat (slope 0) on every sample, so no gradient passes"
+        )
+        sentences.append(f"every unit of {_these(trace, t.dead)} is {why}")
     if sentences:
         return ", and ".join(sentences)
     if "lookup" in t.roles:
-        return "every row it is asked for is padding, which gets no gradient by design"
+        return f"every row that is asked of {t.name} is padding, which gets no gradient by design"
+    kink = _at_kink(trace, t)
+    if kink:
+        return f"{its} zeros hold every unit of {kink} at exactly 0, where the slope is 0"
     if t.wakes_when_filled:
-        return "the zeros of this start block every path to the loss (it learns once they are filled with noise)"
+        return f"the zeros of this start block every path to the loss (with noise in their place {t.name} learns)"
     if not t.moves_output:
-        return "no output depends on it, also when every zero is filled: a normalisation, a softmax or a constant input behind it removes it"
-    return "it moves the output, yet its derivative is zero: something between it and the loss has none (rounding, argmax, a comparison)"
+        return (
+            f"no output depends on {t.name}, also when every zero is filled: a normalisation, a "
+            "softmax or a constant input removes it"
+        )
+    return (
+        f"{t.name} moves the output, yet its derivative is zero: something between it and the loss "
+        "has none (rounding, argmax, a comparison)"
+    )
 
 
-def _wake_hint(t: TensorTrace) -> str:
-    if t.input_zero or t.back_zero:
-        return f"re-initialise {listed([*t.input_zero, *t.back_zero], 2)}, or {t.name}, not necessarily both"
-    return "look at what stands between it and the loss"
+def _these(trace: Trace, places: Iterable[str]) -> str:
+    return listed([called(trace, place) for place in patterns(places)])
+
+
+def _at_kink(trace: Trace, t: TensorTrace) -> str | None:
+    """The ReLU that a zero layer holds at exactly zero, where torch's slope is zero."""
+    for a in trace.activations:
+        if a.layer == t.layer and t.start == "zero" and a.name == "relu" and a.saturated == 1.0 and not a.dead:
+            return activation(trace, a.where, a.name)
+    return None
+
+
+def _wake_hint(trace: Trace, t: TensorTrace) -> str:
+    zeros = list(dict.fromkeys([*t.input_zero, *t.back_zero]))
+    if zeros:
+        first = listed(zeros, 2) if len(zeros) > 1 else zeros[0]
+        either = f"{t.name}, or {first}" if t.start == "zero" else first
+        return f"re-initialise {either}: along each path to the loss at most one factor may start at zero"
+    if t.dead:
+        return f"bring {_these(trace, t.dead)} back: shift or rescale what feeds it"
+    if t.start == "zero" and t.wakes_when_filled:
+        return f"re-initialise {t.name}: along each path to the loss at most one factor may start at zero"
+    if t.wakes_when_filled:
+        return "re-initialise the zero tensors: along each path to the loss at most one factor may start at zero"
+    return f"look at what stands between {t.name} and the loss"
 
 
 def _late_cause(t: TensorTrace) -> str:
@@ -214,13 +323,22 @@ def _late_cause(t: TensorTrace) -> str:
     if t.back_zero:
         sentences.append(f"{_are_zero(patterns(t.back_zero))}, so the back-signal is zero until step {t.wake}")
     if t.input_zero:
-        sentences.append(f"{_are_zero(patterns(t.input_zero))}, so its input is zero until step {t.wake}")
+        sentences.append(f"{_are_zero(patterns(t.input_zero))}, so the input is zero until step {t.wake}")
     return ", and ".join(sentences)
 
 
 def _are_zero(names: Iterable[str]) -> str:
     names = list(names)
     return f"{listed(names, 3)} {'is' if len(names) == 1 and '*' not in names[0] else 'are'} zero"
+
+
+def _verb(tensors: list[TensorTrace], one: str, many: str) -> str:
+    return one if len(tensors) == 1 else many
+
+
+def _told(names: list[str], tensors: list[TensorTrace]) -> str:
+    """The names; where a pattern stands for several tensors, how many there are."""
+    return listed(names) if len(names) == len(tensors) else f"{len(tensors)} tensors ({listed(names)})"
 
 
 def _by_layer(tensors: Iterable[TensorTrace]) -> dict[str, list[TensorTrace]]:
@@ -230,12 +348,16 @@ def _by_layer(tensors: Iterable[TensorTrace]) -> dict[str, list[TensorTrace]]:
     return groups
 
 
-def _by_pattern(tensors: Iterable[TensorTrace]) -> dict[str, list[TensorTrace]]:
+def _by_module(tensors: Iterable[TensorTrace]) -> list[list[TensorTrace]]:
+    """The tensors of one module, or of modules whose names differ in a number only."""
+    groups: dict[str, list[TensorTrace]] = {}
+    for t in tensors:
+        groups.setdefault(pattern(t.name).rpartition(".")[0] or t.name, []).append(t)
+    return list(groups.values())
+
+
+def _by_pattern(tensors: Iterable[TensorTrace]) -> list[list[TensorTrace]]:
     groups: dict[str, list[TensorTrace]] = {}
     for t in tensors:
         groups.setdefault(pattern(t.name), []).append(t)
-    return {key if len(group) > 1 else group[0].name: group for key, group in groups.items()}
-
-
-def _count(tensors: list[TensorTrace]) -> str:
-    return f"{len(tensors)} tensor{'s' if len(tensors) != 1 else ''}"
+    return list(groups.values())

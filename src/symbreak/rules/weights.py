@@ -4,36 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..records import Claim, Remedy, Trace
-from .grouping import listed
+from symbreak.records import Claim, Remedy, Trace
+
+from .grouping import layers, listed, some
 from .rule import rule
 
 
 @rule("SB404", "non-finite", "error", "unknown")
 def non_finite(trace: Trace) -> Iterator[Claim]:
-    """Weights, activations, the loss or gradients that are NaN or infinite: nothing can be concluded from this start."""
+    """Weights, activations, the loss or gradients that are NaN or infinite.
+
+    Why: one such number spreads to every other in a step or two, and nothing can be concluded from this start.
+
+    Evidence: how many values are affected; where all weights are finite, the first place that is not.
+
+    Remedy: initialise or load the tensor again; for activations, look for an overflow, a log of zero or a division by
+    zero.
+    """
     bad = [t for t in trace.tensors if t.nonfinite]
     for t in bad:
         yield Claim(
             where=t.name,
-            because=f"{t.nonfinite} of {t.numel} values of {t.name} are NaN or infinite",
+            because=(
+                f"{some(t.nonfinite, t.numel, 'values')} of {t.name} "
+                f"{'is' if t.nonfinite == 1 else 'are'} NaN or infinite, so nothing was run"
+            ),
             evidence={"values": t.nonfinite, "of": t.numel},
-            remedy=Remedy("reinit", t.name, "memory that was never written, or a bad checkpoint: initialise or load it again"),
+            remedy=Remedy(
+                "reinit", t.name, f"initialise or load {t.name} again (memory never written, or a bad checkpoint)"
+            ),
         )
     if trace.nonfinite and not bad:
         yield Claim(
             where=trace.nonfinite,
             because=f"{trace.nonfinite} is NaN or infinite at the start, though all weights are finite",
             evidence={"precision": trace.precision},
-            remedy=Remedy("rescale", trace.nonfinite, "look for an overflow, a log of zero or a division by zero there"),
+            remedy=Remedy(
+                "rescale", trace.nonfinite, "look there for an overflow, a log of zero or a division by zero"
+            ),
         )
 
 
 @rule("SB405", "identical-draws", "warning")
 def identical_draws(trace: Trace) -> Iterator[Claim]:
-    """Different weight matrices with bit-for-bit equal random values: one seed or one initializer object used twice.
+    """Different weight matrices hold bit-for-bit equal random values: one seed or one initializer object used twice.
 
-    They separate where their places in the network differ, but the start is not the independent draw it looks like.
+    Why: they separate where their places in the network differ, but the start is not the independent draw it looks
+    like, and the laws behind the schemes assume independence.
+
+    Evidence: equality of every value. Sub-networks that are copied as a whole are told by SB003, SB005 and SB406.
+
+    Remedy: draw the tensors from one generator in turn, not each from a fresh seed.
     """
     copied = [set(t.modules) for t in trace.twins]
     for names in trace.equal_tensors:
@@ -43,7 +64,9 @@ def identical_draws(trace: Trace) -> Iterator[Claim]:
                 where=names[0],
                 because=f"{listed(names)} hold the same random values",
                 evidence={"tensors": list(names)},
-                remedy=Remedy("reinit", names[-1], "draw each tensor from the generator in turn, not from a fresh seed"),
+                remedy=Remedy(
+                    "reinit", names[-1], "draw the tensors from one generator in turn, not each from a fresh seed"
+                ),
             )
 
 
@@ -51,24 +74,42 @@ def identical_draws(trace: Trace) -> Iterator[Claim]:
 def depth_copies(trace: Trace) -> Iterator[Claim]:
     """Layers that were deep-copied and so start equal, such as those of nn.TransformerEncoder.
 
-    Layers along the depth are not exchangeable: their inputs differ, so they separate at the first step.
+    Why: it explains equal weights that need no repair. Layers along the depth are not exchangeable: their inputs
+    differ, so they get different gradients and separate.
+
+    Evidence: all their tensors start equal, and their gradients differ at a probed step.
+
+    Remedy: none is needed; draw each layer anew where independent draws are wanted.
     """
     for twin in trace.twins:
         if not twin.tied:
             yield Claim(
                 where=twin.modules[0],
-                because=f"{listed(twin.modules)} ({twin.kind}) start as copies; they get different gradients and separate",
+                because=(
+                    f"{layers(trace, twin.modules)} ({twin.kind}) start as copies; they get different "
+                    "gradients and separate"
+                ),
                 evidence={"modules": list(twin.modules)},
             )
 
 
 @rule("SB901", "not-checked", "info")
 def not_checked(trace: Trace) -> Iterator[Claim]:
-    """What the check could not look at, and why."""
+    """What the check could not look at, and why.
+
+    Why: a verdict says nothing of what was not seen.
+
+    Evidence: where and why the probe had to stop short, or had to work in float32.
+
+    Remedy: let forward keep the precision it is given (no fixed float32 casts, no NumPy round trips).
+    """
     if trace.precision == "float32":
         yield Claim(
             where=trace.model,
-            because="the model does not run in float64, so the check ran in float32: tiny gradients and rounding cannot be told apart with certainty",
+            because=(
+                "the model does not run in float64, so the check ran in float32, where a tiny "
+                "gradient cannot be told from rounding with certainty"
+            ),
             standing="heuristic",
         )
     for where, why in trace.notes:

@@ -11,5 +11,8 @@ ELEMENTWISE = frozenset(
 BOUNDED = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid", "erf", "atan", "arctan"})
 """Those that flatten on both sides, and so can saturate."""
 
+PIECEWISE = frozenset({"relu", "relu6", "threshold"})
+"""Those that are exactly zero, with slope exactly zero, on negative numbers."""
+
 RANGES = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0)}
 """What an output that ends in one of them can reach."""

@@ -1,0 +1,1 @@
+"""Published architectures at small size: what symbreak says about models it has never seen."""

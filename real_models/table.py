@@ -1,0 +1,51 @@
+"""Rows for people: a line on the terminal, a table in the documentation."""
+
+from pathlib import Path
+
+from real_models.measure import Row
+
+BEGIN, END = "<!-- begin: written by real_models.run -->", "<!-- end -->"
+SHOWN = 3
+
+
+def as_text(row: Row, wrong: str) -> str:
+    mark = "  <- " + wrong if wrong else ""
+    outcome = "error" if row.error else row.verdict or "runs"
+    return (
+        f"{row.name:38} {outcome:10} {row.seconds:6.1f} s {row.passes:5.1f} passes"
+        f" {row.tensors:5} tensors {row.parameters:9} weights {row.dtype:8} {row.peak_mb:5} MB{mark}"
+    )
+
+
+def as_markdown(rows: list[Row]) -> str:
+    head = "| model | verdict | errors and warnings | weights | passes | seconds |\n|---|---|---|---|---|---|"
+    return "\n".join([head, *(markdown_row(row) for row in rows)])
+
+
+def markdown_row(row: Row) -> str:
+    said = row.error or findings_in_words(row)
+    cost = f"{row.parameters:,} | {row.passes:.1f} | {row.seconds:.1f}"
+    return f"| `{row.name}` | {row.verdict or 'error'} | {said} | {cost} |"
+
+
+def findings_in_words(row: Row) -> str:
+    """The first places of each code, errors before warnings: `SB101 a.weight, b.weight and 7 more`."""
+    grouped: dict[str, list[str]] = {}
+    for severity in ("error", "warning"):
+        for finding in row.findings:
+            if finding["severity"] == severity:
+                grouped.setdefault(finding["code"], []).append(f"`{finding['where']}`")
+    return "; ".join(f"{code} {some_of(places)}" for code, places in grouped.items())
+
+
+def some_of(places: list[str]) -> str:
+    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+    return ", ".join(places[:SHOWN]) + more
+
+
+def put_between_markers(page: Path, text: str) -> None:
+    """Replace what stands between the two markers, and nothing else."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, found, after = rest.partition(END)
+    assert found, f"{page} lacks {BEGIN} or {END}"
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
