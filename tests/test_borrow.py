@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import symbreak
 from probe_models import CASES, Case, conv, labelled, mlp, rows
-from symbreak.errors import ForwardError
+from symbreak.errors import BatchError, ForwardError
 from symbreak.probe.borrow import borrow
 
 
@@ -194,6 +194,35 @@ def test_default_device() -> None:
         torch.set_default_device(None)
 
 
+def test_the_users_code_sees_the_users_default_device() -> None:
+    model, seen = mlp(), set()
+
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        seen.add(torch.empty(0).device.type)
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    torch.set_default_device("meta")
+    try:
+        symbreak.check(model, (torch.ones(4, 6, device="cpu"), torch.arange(4, device="cpu") % 3), objective=objective)
+    finally:
+        torch.set_default_device(None)
+    assert seen == {"meta"}
+
+
+def test_a_module_that_only_the_objective_knows_is_untouched() -> None:
+    teacher, student, x = mlp(), mlp(), rows()()
+    with Kept(teacher), Kept(student):
+        report = symbreak.check(student, objective=lambda m, b: (m(x) - teacher(x)).square().mean())
+    assert report.dtype == "float64"
+
+
+def test_numpy_noise_in_forward_is_repeated() -> None:
+    """A shift is judged by whether the output moves: noise that is not repeated would move it."""
+    shadowed = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    shadowed.register_forward_hook(lambda m, args, out: out * (1 + 0.1 * np.random.rand() + 0.1 * random.random()))
+    assert symbreak.check(shadowed, rows()()).verdict == "healthy"
+
+
 def test_the_users_generators_give_the_same_numbers_after() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.Dropout(), nn.Linear(4, 2))
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
@@ -358,7 +387,7 @@ def test_a_draw_that_raises(k: int) -> None:
             return labelled()
 
     model = asleep()
-    with Kept(model), pytest.raises(ForwardError, match="disk is gone"):
+    with Kept(model), pytest.raises(BatchError, match=r"draw\(\d+\) of the batch raised OSError: disk is gone"):
         symbreak.check(model, Draws(), F.cross_entropy)
 
 

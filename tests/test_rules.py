@@ -168,7 +168,7 @@ def test_the_page_has_all_its_parts(rule: Rule) -> None:
     assert line == "=" * len(title)
     assert blank == ""
     assert what[0].isupper()
-    starts = [part.partition(":")[0] for part in "\n".join(rest).split("\n\n")]
+    starts = [part.strip().partition(":")[0] for part in "\n".join(rest).split("\n\n")]
     assert [s for s in starts if s in ("Why", "Evidence", "Remedy", "Fires on", "Silent on")] == [
         "Why",
         "Evidence",
@@ -276,9 +276,10 @@ def tensor(name: str, **parts: object) -> TensorTrace:
 
 def layer(name: str, **parts: object) -> LayerTrace:
     base = LayerTrace(
-        name=name, kind="linear", weight=f"{name}.weight", shape=(4, 4), scheme="normal", activation="tanh", out_axis=0,
-        gates=1, heads=None, from_data=False, forward_rms=1.0, forward_variance=1.0, backward_rms=1.0, backward_norm=1.0, weight_rms=0.5,
-        gradient_rms=0.1, gradient_to_weight=0.2, update_to_weight=1e-3, spread=1.0,
+        name=name, kind="linear", weight=f"{name}.weight", shape=(4, 4), scheme="normal", activation="tanh",
+        out_axis=0, gates=1, heads=None, from_data=False, forward_rms=1.0, forward_variance=1.0,
+        backward_rms=1.0, backward_norm=1.0, weight_rms=0.5, gradient_rms=0.1, gradient_to_weight=0.2,
+        update_to_weight=1e-3, spread=1.0,
     )  # fmt: skip
     return replace(base, **parts)  # type: ignore[arg-type]
 
@@ -302,7 +303,7 @@ EDGES: dict[str, Callable[[float], Trace]] = {
     "SB206": lambda x: trace(
         layers=depth(), activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0))
     ),
-    "SB207": lambda x: trace(layers=(layer("a", update_to_weight=x * thresholds.FIRST_STEP_TOO_LARGE),)),
+    "SB207": lambda x: trace(loss=1.0, layers=(layer("a", update_to_weight=x * thresholds.FIRST_STEP_TOO_LARGE),)),
     "SB208": lambda x: trace(layers=depth(spread=thresholds.COLLAPSED / x)),
     "SB301": lambda x: trace(inputs=(InputTrace("x", (8, 4), 0.0, x * thresholds.LARGE_INPUT, -99.0, 99.0),)),
     "SB303": lambda x: trace(loss=1 + x * thresholds.PRIOR_EXCESS, target=TargetTrace(9, entropy=1.0)),
@@ -318,8 +319,8 @@ def test_the_threshold_is_where_it_says(code: str) -> None:
 
 def test_a_first_step_that_float32_rounds_away() -> None:
     edge = thresholds.FIRST_STEP_TOO_SMALL
-    assert "SB207" in codes(trace(layers=(layer("a", update_to_weight=edge / 2),)))
-    assert "SB207" not in codes(trace(layers=(layer("a", update_to_weight=edge * 2),)))
+    assert "SB207" in codes(trace(loss=1.0, layers=(layer("a", update_to_weight=edge / 2),)))
+    assert "SB207" not in codes(trace(loss=1.0, layers=(layer("a", update_to_weight=edge * 2),)))
 
 
 def test_columns_of_very_different_scale() -> None:

@@ -462,7 +462,7 @@ DEGRADED_CASES = (
         mse,
         {"*": 1},
         DEGRADED,
-        codes("SB407"),
+        codes("SB202|SB204"),
         codes("SB101"),
     ),
     Case(

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = (list, dict, OrderedDict, defaultdict, Counter, set, deque)
+_CONTAINERS = frozenset({list, dict, OrderedDict, defaultdict, Counter, set, deque})
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_ATOMS = frozenset({str, bytes, int, float, bool, complex, types.NoneType})  # the quick way out
 _IGNORED = (str, bytes, int, float, complex, type, types.ModuleType, types.NoneType, torch.dtype, torch.device)
 Working = Callable[[Tensor], Tensor]
 Undo = Callable[[], Any]
@@ -46,7 +47,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Borrowed:
-    """A model (and its loss, if that is a module) in working precision, between `borrow` and its end.
+    """A model (and the modules of its loss or objective) in working precision, between `borrow` and its end.
 
     Attributes:
         model: the user's module, its tensors replaced by working copies.
@@ -55,10 +56,12 @@ class Borrowed:
         dtype: the working precision.
     """
 
-    def __init__(self, model: nn.Module, extra: Sequence[Any], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, things: Sequence[Any], dtype: torch.dtype, device: torch.device) -> None:
+        self._device = device
         self.model = model
         self.dtype = dtype
-        self._roots = (model, *extra)
+        self._things = things
+        self._generators = [thing for thing in things if isinstance(thing, _GENERATORS)]
         self.params = dict(model.named_parameters())
         self.trainable = tuple(name for name, p in self.params.items() if p.requires_grad)
 
@@ -67,7 +70,7 @@ class Borrowed:
         """The same working values for a moment in another precision (to tell a small number from rounding)."""
         before, default = self.dtype, torch.get_default_dtype()
         try:
-            with _lent(self._roots, dtype, _lend_data):
+            with _kept(self._generators), _lent(self._things, dtype, _lend_data):
                 self.dtype = dtype
                 torch.set_default_dtype(dtype)
                 yield
@@ -81,6 +84,10 @@ class Borrowed:
         with self.at(self.dtype):
             yield
 
+    def users_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Where the user's code makes its tensors (`torch.set_default_device`); the probe's own live on the CPU."""
+        return contextlib.nullcontext() if self._device.type == "cpu" else self._device
+
     def seed(self, number: int) -> None:
         """Seed everything a forward can draw from: torch, numpy, Python, and generators that the model owns."""
         torch.default_generator.manual_seed(number)
@@ -88,18 +95,23 @@ class Borrowed:
             torch.cuda.default_generators[device].manual_seed(number)
         random.seed(number)
         np.random.seed(number % 2**32)
-        for thing in _belongings(self._roots):
-            _reseed(thing, number)
+        for generator in self._generators:
+            _reseed(generator, number)
 
 
 @contextlib.contextmanager
 def borrow(model: nn.Module, extra: Sequence[Any], dtype: torch.dtype) -> Iterator[Borrowed]:
-    """Lend `model` in `dtype`, in training mode if it is in evaluation mode as a whole; restore it whatever happens."""
-    with torch.inference_mode(False), _global_state(), _lent((model, *extra), dtype, _lend_tensor):
+    """Lend `model` in `dtype`, in training mode if it is in evaluation mode as a whole; restore it whatever happens.
+
+    `extra` is what else takes part, a loss or an objective: the modules among it, or that it refers to, are lent too.
+    """
+    device = torch.get_default_device()
+    things = _belongings((model, *(thing for thing in _belongings(extra) if isinstance(thing, nn.Module))))
+    with torch.inference_mode(False), _global_state(), _kept(things), _lent(things, dtype, _lend_tensor):
         torch.set_default_dtype(dtype)
         if not model.training:
             model.train()
-        yield Borrowed(model, extra, dtype)
+        yield Borrowed(model, things, dtype, device)
 
 
 # ---- the world around the model --------------------------------------------------------------------------------------
@@ -116,6 +128,8 @@ def _global_state() -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda") if devices else ("cpu",):
             stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         if "torch._dynamo" in sys.modules:  # a compiled part of the model would be compiled anew for every precision
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
@@ -142,13 +156,14 @@ def _belongings(roots: Iterable[Any]) -> list[Any]:
     seen: dict[int, Any] = {}
     while queue:
         thing, hops = queue.popleft()
-        if isinstance(thing, _IGNORED) or id(thing) in seen or hops > _HOPS:
+        if id(thing) in seen or hops > _HOPS or isinstance(thing, _IGNORED):
             continue
         seen[id(thing)] = thing
         for child in _children(thing):
-            if isinstance(child, nn.Module | Tensor | tuple) or type(child) in _CONTAINERS:
+            kind = type(child)
+            if kind in _CONTAINERS or isinstance(child, (nn.Module, Tensor, tuple)):
                 queue.appendleft((child, hops))
-            else:
+            elif kind not in _ATOMS:
                 queue.append((child, hops + 1))
     return list(seen.values())
 
@@ -163,7 +178,8 @@ def _children(thing: Any) -> Iterable[Any]:
     if isinstance(thing, Tensor):
         return [vars(thing), thing._backward_hooks] if thing.is_leaf else ()
     if isinstance(thing, types.FunctionType):
-        return thing.__closure__ or ()
+        used = (thing.__globals__.get(name) for name in thing.__code__.co_names)
+        return [*(thing.__closure__ or ()), *(value for value in used if isinstance(value, nn.Module))]
     if isinstance(thing, types.MethodType):
         return thing.__self__, thing.__func__
     if isinstance(thing, functools.partial):
@@ -185,8 +201,18 @@ def _contents(cell: types.CellType) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _lent(roots: Iterable[Any], dtype: torch.dtype, lend: Lend) -> Iterator[None]:
-    """Working copies in place of every tensor that the roots own; at the end everything is as it was."""
+def _kept(things: Sequence[Any]) -> Iterator[None]:
+    """Whatever the forward does to its own state is undone at the end."""
+    with contextlib.ExitStack() as stack:
+        for thing in things:
+            for restore in _restorers(thing):
+                stack.callback(restore)
+        yield
+
+
+@contextlib.contextmanager
+def _lent(things: Sequence[Any], dtype: torch.dtype, lend: Lend) -> Iterator[None]:
+    """Working copies in place of every tensor among the things; at the end the tensors are back."""
     made: dict[Any, Tensor] = {}
 
     def working(tensor: Tensor) -> Tensor:
@@ -198,18 +224,16 @@ def _lent(roots: Iterable[Any], dtype: torch.dtype, lend: Lend) -> Iterator[None
             made[key] = cast(tensor, dtype)
         return made[key]
 
-    things = _belongings(roots)
     with contextlib.ExitStack() as stack:
         for thing in things:
-            for restore in _restorers(thing):
-                stack.callback(restore)
-        for thing in things:
-            if isinstance(thing, Tensor) and _stays(thing):
-                stack.callback((lend if type(thing) in (Tensor, nn.Parameter) else _lend_data)(thing, working(thing)))
+            if isinstance(thing, Tensor):
+                if _stays(thing):
+                    plain = type(thing) in (Tensor, nn.Parameter)
+                    stack.callback((lend if plain else _lend_data)(thing, working(thing)))
             elif isinstance(thing, torch.jit.ScriptModule):
-                _replace_scripted(thing, working)
-            else:
-                _replace_items(thing, working)
+                _replace_scripted(thing, working, stack)
+            elif type(thing) in _CONTAINERS or isinstance(thing, types.CellType):
+                _replace_items(thing, working, stack)
         yield
 
 
@@ -248,15 +272,23 @@ def _lend_data(p: Tensor, copy: Tensor) -> Undo:
     return give_back
 
 
-def _replace_items(holder: Any, working: Working) -> None:
+def _replace_items(holder: Any, working: Working, stack: contextlib.ExitStack) -> None:
     if isinstance(holder, types.CellType):
         for content in _contents(holder):
+            stack.callback(setattr, holder, "cell_contents", content)
             holder.cell_contents = _replaced(content, working)
-    elif type(holder) in _CONTAINERS and not isinstance(holder, set):
+    elif holder and not isinstance(holder, set):
         for key, value in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
-            other = _replaced(value, working)
-            if other is not value:
-                holder[key] = other
+            if isinstance(value, (Tensor, np.ndarray, tuple)):
+                other = _replaced(value, working)
+                if other is not value:
+                    stack.callback(_put_item, holder, key, value)
+                    holder[key] = other
+
+
+def _put_item(holder: Any, key: Any, value: Any) -> None:
+    if isinstance(holder, dict) or key < len(holder):  # the forward may have shortened a list
+        holder[key] = value
 
 
 def _replaced(value: Any, working: Working) -> Any:
@@ -271,9 +303,10 @@ def _replaced(value: Any, working: Working) -> Any:
     return value
 
 
-def _replace_scripted(module: torch.jit.ScriptModule, working: Working) -> None:
+def _replace_scripted(module: torch.jit.ScriptModule, working: Working, stack: contextlib.ExitStack) -> None:
     for name, value in _scripted_attributes(module).items():
         if isinstance(value, Tensor) and not _stays(value):
+            stack.callback(module._c.setattr, name, value)
             module._c.setattr(name, working(value))
 
 

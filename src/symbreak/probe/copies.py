@@ -146,7 +146,7 @@ class CopyLog:
         if not columns:
             same = _cluster([start, *extra, *back], self._tolerance)
             return Slices(name, axis, count, labels=tuple(same.tolist()))
-        coordinates = [*columns, *gradients, *extra, *back]
+        coordinates = [c for c in (*columns, *gradients, *extra, *back) if len(c) == count]
         exact = _cluster(coordinates, self._tolerance)
         by_function = self._by_function(site, track.steps, live, count)
         if by_function is not None:

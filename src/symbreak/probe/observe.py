@@ -31,6 +31,7 @@ _DROPOUTS = frozenset(
 )
 _RECURRENT = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _NORMS = {"batch_norm": 4, "layer_norm": 3, "group_norm": 3, "instance_norm": 4, "rms_norm": 9}  # where the bias stands
+_MULTIPLIES = frozenset("mul mul_ __mul__ __rmul__ __imul__ multiply".split())
 _FLIPS = frozenset("t T mT transpose adjoint swapaxes __get__".split())
 _MOST_SLOPES = 1 << 21  # elements of one activation whose slope is measured
 
@@ -61,7 +62,7 @@ class Site:
     nodes: list[Any] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Activation:
     """One call of an elementwise activation: shares of its linear, saturated and dead samples, a unit at a time."""
 
@@ -124,8 +125,10 @@ class Observer(TorchFunctionMode):
         self._recording = True
         self._modules = {id(m): name for name, m in model.named_modules()}
         self._root = type(model).__name__
+        self._sizes = {n: p.numel() for n, p in model.named_parameters()}
         self._own = _Tags()
-        self._origin = _Tags()
+        self._origin = _Tags()  # tensor -> (layer, unit axis) it comes from, elementwise
+        self._activation = _Tags()  # tensor -> the Activation whose result it is
         for name, p in model.named_parameters():
             self._own.set(p, _Owned((name,)))
 
@@ -195,6 +198,8 @@ class Observer(TorchFunctionMode):
             elif isinstance(result, Tensor | tuple):
                 self._use(name, args, kwargs, owned, result)
         elif isinstance(result, Tensor) and tensors:
+            if name in _MULTIPLIES:
+                self._drop_self_gates(tensors)
             self._pass_on(tensors[0], result)
         if z is not None and isinstance(result, Tensor) and result.requires_grad:
             self._activate(func, _known_as(name.rstrip("_"), args, kwargs), args, kwargs, z, result)
@@ -207,9 +212,22 @@ class Observer(TorchFunctionMode):
             self._own.set(out, _Owned(names, flipped))
 
     def _pass_on(self, source: Tensor, result: Tensor) -> None:
-        origin = self._origin.get(source)
-        if origin is not None and result.shape == source.shape and result is not source:
-            self._origin.set(result, origin)
+        if result is source or result.numel() != source.numel():
+            return
+        origin, same = self._origin.get(source), result.shape == source.shape
+        if origin is not None and (same or (origin[1] == -1 and result.shape[-1:] == source.shape[-1:])):
+            self._origin.set(result, origin)  # elementwise, or a view that keeps the unit axis last
+        if same and (activation := self._activation.get(source)) is not None:
+            self._activation.set(result, activation)
+
+    def _drop_self_gates(self, tensors: Sequence[Tensor]) -> None:
+        """z * sigmoid(z) and the like are one activation written out; its inner function says nothing of the units."""
+        inner = [t for t in tensors if self._activation.get(t) is not None]
+        for gate in inner:
+            activation = self._activation.get(gate)
+            others = [self._origin.get(t) for t in tensors if t is not gate]
+            if activation in self.seen.activations and any(o is not None and o[0] == activation.layer for o in others):
+                self.seen.activations.remove(activation)
 
     def _use(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
         for tensor, tag in owned:
@@ -233,7 +251,7 @@ class Observer(TorchFunctionMode):
     def _apply(self, name: str, layout: _Layout, tag: _Owned, data: Tensor | None, result: Tensor) -> None:
         bias = self._own.get(layout.bias) if layout.bias is not None else None
         axes = (layout.in_axis, layout.out_axis) if tag.flipped else (layout.out_axis, layout.in_axis)
-        site = self._site(tag.names[-1], name, *axes)
+        site = self._site(max(tag.names, key=self._sizes.__getitem__), name, *axes)
         site.bias = bias.names[-1] if bias is not None else site.bias
         site.from_data = data is not None and not data.requires_grad
         self._watch(site, result, layout.unit_axis)
@@ -333,6 +351,7 @@ class Observer(TorchFunctionMode):
             node=result.grad_fn,
         )
         self.seen.activations.append(activation)
+        self._activation.set(result, activation)
 
     def _where(self) -> str | None:
         """The innermost module whose method is running: the frame that holds it as `self`."""
@@ -412,7 +431,7 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str
         return "bias" if tensor is _argument(args, kwargs, 2, "bias") else "weight"
     if name in ("add", "add_", "sub", "sub_", "__add__", "__radd__", "__iadd__", "__sub__", "__rsub__"):
         return "bias" if _along_channels(tensor, result) else "shift"
-    if name in ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "__truediv__"):
+    if name in _MULTIPLIES or name in ("div", "__truediv__"):
         return "scale"
     return "weight" if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum") else "other"
 

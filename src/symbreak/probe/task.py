@@ -66,7 +66,7 @@ class Task:
         """The batch of one step. `varied` jitters floats and shuffles integers, so that another sample is seen."""
         batch = self._batch
         if hasattr(batch, "draw"):
-            batch = batch.draw(step)
+            batch = self._drawn(step)
             _validate(batch, needs_tensor=self.objective is None)
         elif self.inferred:
             batch = self._infer(step, dtype)
@@ -78,6 +78,12 @@ class Task:
         if self.objective is not None:
             return Draw((), {}, raw=batch)
         return self._split(batch)
+
+    def _drawn(self, step: int) -> Any:
+        try:
+            return self._batch.draw(step)
+        except Exception as error:
+            raise BatchError(f"draw({step}) of the batch raised {type(error).__name__}: {error}.") from error
 
     def _split(self, batch: Any) -> Draw:
         if isinstance(batch, Mapping):

@@ -91,9 +91,10 @@ def _tops(seen: Pass) -> dict[str, Tensor]:
 def _climbed(ladder: Ladder, live: dict[str, Tensor], tops: dict[str, Tensor], step: int) -> bool:
     new = False
     for name, rows in live.items():
-        ladder.path.add(name)
         if ladder.wake[name] is None and bool(rows.any()):
-            ladder.wake[name], new = step, True
+            # Without a path until now, it was dropped at random (layer drop, routing), not asleep.
+            ladder.wake[name], new = step if name in ladder.path else 1, True
+        ladder.path.add(name)
         ladder.rows[name] |= rows
         ladder.noisy[name] |= (tops[name] > 0) & ~rows
     return new

@@ -182,7 +182,7 @@ def nearly_tied(trace: Trace) -> Iterator[Claim]:
             layer = called(trace, s.layer)
             yield Claim(
                 where=s.layer,
-                units=tuple(u for g in s.near for u in g),
+                units=tuple(sorted(u for g in s.near for u in g)),
                 because=(
                     f"{_many(s.near, s.width, 'units', layer)} are nearly {_one(s.near, 'unit')}: "
                     f"weights and gradients differ by at most {s.near_distance:.1e} of their size at "

@@ -47,10 +47,10 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     """The first few names, and how many more there are.
 
     Example:
-        >>> listed(["a", "b", "c"], most=2), listed(["a", "b", "c"])
-        ('a, b and 1 more', 'a, b and c')
+        >>> listed(["a", "b", "c", "d"], most=2), listed(["a", "b", "c"], most=2)
+        ('a, b and 2 more', 'a, b and c')
     """
-    if len(names) > most:
+    if len(names) > most + 1:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 

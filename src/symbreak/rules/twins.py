@@ -301,10 +301,10 @@ def never_wakes_fires() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
-    nn.init.zeros_(net[0].weight)
-    nn.init.zeros_(net[1].weight)
-    return net, torch.randn(16, 3), None
+    first, second = nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)
+    nn.init.zeros_(first.weight)
+    nn.init.zeros_(second.weight)
+    return nn.Sequential(first, second), torch.randn(16, 3), None
 
 
 @seeded
@@ -313,9 +313,9 @@ def never_wakes_silent() -> Start:
     import torch
     from torch import nn
 
-    net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
-    nn.init.zeros_(net[1].weight)
-    return net, torch.randn(16, 3), None
+    first, second = nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)
+    nn.init.zeros_(second.weight)
+    return nn.Sequential(first, second), torch.randn(16, 3), None
 
 
 @seeded
