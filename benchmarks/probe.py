@@ -9,6 +9,7 @@ probe step at most 3 plain passes, a whole check at most 40.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import resource
 import subprocess
@@ -59,7 +60,7 @@ class Transformer(nn.Module):
 
 def mlp() -> tuple[nn.Module, Tensor]:
     sizes = [256, 1024, 1024, 1024]
-    hidden = [m for i, o in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(i, o), nn.ReLU())]
+    hidden = [m for i, o in itertools.pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(1024, 10)), torch.randn(256, 256)
 
 
@@ -121,14 +122,16 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1])))
         return
-    print(f"{'model':8} {'plain pass':>11} {'check':>10} {'check/pass':>11} {'passes':>7} {'per pass':>9} {'model':>8} {'extra peak':>11}")
+    titles = ("plain pass", "check", "check/pass", "passes", "per pass", "model", "extra peak")
+    print(f"{'model':8}" + "".join(f"{title:>12}" for title in titles))
     for name in MODELS:
         out = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
         row = json.loads(out)
-        print(
-            f"{name:8} {row['plain_ms']:8.0f} ms {row['check_ms']:7.0f} ms {row['ratio']:10.1f}x {row['passes']:7.1f} "
-            f"{row['per_pass']:8.2f}x {row['model_mb']:5.0f} MB {row['extra_mb']:8.0f} MB"
-        )
+        cells = (
+            f"{row['plain_ms']:.0f} ms", f"{row['check_ms']:.0f} ms", f"{row['ratio']:.1f}x", f"{row['passes']:.1f}",
+            f"{row['per_pass']:.2f}x", f"{row['model_mb']:.0f} MB", f"{row['extra_mb']:.0f} MB",
+        )  # fmt: skip
+        print(f"{name:8}" + "".join(f"{cell:>12}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ class Coupling:
         weight = inputs_first(model.get_submodule(self.consumer))
         return weight.unflatten(0, (self.width, self.block))
 
+    def weights(self, model: nn.Module) -> list[Tensor]:
+        """The weights of every dense layer on the making side: a gate has two."""
+        modules = [model.get_submodule(name) for name in (self.producer, *self.between)]
+        return [units_first(module) for module in modules if is_dense(module)]
+
     def weight(self, model: nn.Module) -> Tensor:
         """The producer's weight, units first."""
         return units_first(model.get_submodule(self.producer))

@@ -4,6 +4,7 @@
 A fatal injection is caught by a new finding with one of `codes`; a harmless one must bring no new error.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,9 +67,9 @@ def roughly_duplicate(model: nn.Module, coupling: Coupling) -> bool:
 
 @torch.no_grad()
 def shift(model: nn.Module, coupling: Coupling, distance: float) -> bool:
-    weight = coupling.weight(model)
-    noise = torch.randn(weight[1].shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
-    weight[1] += distance * weight.square().mean().sqrt() * noise
+    for weight in coupling.weights(model):
+        noise = torch.randn(weight[1].shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+        weight[1] += distance * weight.square().mean().sqrt() * noise
     return True
 
 
@@ -165,16 +166,15 @@ def last_bias(model: nn.Module, coupling: Coupling) -> Tensor | None:
 
 
 def units_stay_tied(case: zoo.Case, coupling: Coupling, tolerance: float = 1e-6) -> Truth:
-    """Fatal where units 0 and 1 are read alike and move alike, weights in and weights out."""
+    """Fatal where units 0 and 1 are read alike and all their weights move alike; harmless where all part."""
     readers = coupling.readers(case.model)
-    start = readers.clone()
-    share = parted(case, lambda: coupling.weight(case.model))
-    if share is None or not torch.isfinite(coupling.weight(case.model)).all():
+    read_alike = float((readers[0] - readers[1]).abs().max()) <= 1e-5 * float(readers[0].abs().max())
+    shares = parted(case, lambda: [*coupling.weights(case.model), coupling.readers(case.model)])
+    if not shares or not all(map(math.isfinite, shares)):
         return "unclear"
-    moved = float((readers - start).abs().max())
-    apart = float(((readers[0] - readers[1]) - (start[0] - start[1])).abs().max())
-    read_alike = float((start[0] - start[1]).abs().max()) <= 1e-5 * float(start[0].abs().max())
-    return "fatal" if share <= tolerance and read_alike and apart <= tolerance * moved else "harmless"
+    if read_alike and max(shares) <= tolerance:
+        return "fatal"
+    return "harmless" if min(shares) > tolerance else "unclear"
 
 
 def mirrored_units_stay_mirrored(case: zoo.Case, coupling: Coupling) -> Truth:

@@ -124,7 +124,6 @@ def peak_memory_mb() -> int:
 def main() -> None:
     smoke = "--smoke" in sys.argv
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(int(os.environ.get("REAL_MODELS_THREADS", torch.get_num_threads())))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries greet on standard output; only answers go there
     for name in sys.argv[1:]:

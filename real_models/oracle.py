@@ -81,14 +81,14 @@ def descend(parameters: list[nn.Parameter]) -> None:
             parameter -= STEP_SIZE * scale / size * parameter.grad
 
 
-def parted(case: zoo.Case, unit_weights: Callable[[], Tensor]) -> float | None:
-    """How far the moves of units 0 and 1 differ, as a share of the move; None where they did not move."""
-    start = unit_weights().clone()
+def parted(case: zoo.Case, weights: Callable[[], list[Tensor]]) -> list[float]:
+    """How far the moves of units 0 and 1 differ, as a share of the move, for each weight; nothing where one rests."""
+    start = [weight.clone() for weight in weights()]
     train(case, lambda: None)
-    end = unit_weights()
-    moved = float((end[0] - start[0]).abs().max())
-    apart = float(((end[0] - end[1]) - (start[0] - start[1])).abs().max())
-    return apart / moved if moved > 0 else None
+    end = weights()
+    moved = [float((b[0] - a[0]).abs().max()) for a, b in zip(start, end, strict=True)]
+    apart = [float(((b[0] - b[1]) - (a[0] - a[1])).abs().max()) for a, b in zip(start, end, strict=True)]
+    return [gap / move for gap, move in zip(apart, moved, strict=True)] if all(moved) else []
 
 
 def largest_gradients(case: zoo.Case, gradient: Callable[[], Tensor]) -> list[float]:

@@ -73,7 +73,7 @@ def measured(names: list[str], timeout: float, smoke: bool = False) -> Iterator[
 def one_worker(names: list[str], timeout: float, smoke: bool) -> Iterator[Row]:
     """Rows as they come, up to the first model that runs out of time or takes the process with it."""
     command = [sys.executable, "-m", "real_models.measure", *(["--smoke"] if smoke else []), *names]
-    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     worker = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         cwd=Path(__file__).parents[1],

@@ -450,3 +450,16 @@ def test_two_names_over_one_memory_stay_one() -> None:
         model.a.data.add_(1)
         assert torch.equal(model.a, model.b)
         assert torch.equal(model.a, model.c)
+
+
+def test_a_script_climbs_as_its_module_does() -> None:
+    """The probe's steps must reach the parameters that C++ runs with."""
+    model = mlp()
+    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    nn.init.zeros_(model[2].weight)
+    model[2].weight.data[0] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(model)
+    assert symbreak.check(script, rows()()).wakeup == symbreak.check(model, rows()()).wakeup

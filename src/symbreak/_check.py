@@ -1,4 +1,4 @@
-"""THE CONDUCTOR: task -> borrow -> Trace -> rules -> Report. The one function that the API, the CLI and plugins call."""
+"""THE CONDUCTOR: task -> borrow -> Trace -> rules -> Report. The one function that API, CLI and plugins call."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def check(
 
     validate_codes(select, ignore)
     started = time.perf_counter()
-    trace = look(
-        model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress
-    )
+    trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
     findings, verdict = judge(trace, select=select, ignore=ignore)
     return Report(verdict, findings, trace, time.perf_counter() - started)
 

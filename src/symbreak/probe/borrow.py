@@ -224,12 +224,15 @@ def _lent(things: Sequence[Any], dtype: torch.dtype, lend: Lend) -> Iterator[Non
             made[key] = cast(tensor, dtype)
         return made[key]
 
+    scripts = [thing for thing in things if isinstance(thing, torch.jit.ScriptModule)]
+    in_script = {id(p) for module in scripts for p in module.parameters(recurse=False)}
     with contextlib.ExitStack() as stack:
         for thing in things:
             if isinstance(thing, Tensor):
                 if _stays(thing):
-                    plain = type(thing) in (Tensor, nn.Parameter)
-                    stack.callback((lend if plain else _lend_data)(thing, working(thing)))
+                    # C++ refers to a script's parameters, not to their Python objects; subclasses hold more than one.
+                    by_data = id(thing) in in_script or type(thing) not in (Tensor, nn.Parameter)
+                    stack.callback((_lend_data if by_data else lend)(thing, working(thing)))
             elif isinstance(thing, torch.jit.ScriptModule):
                 _replace_scripted(thing, working, stack)
             elif type(thing) in _CONTAINERS or isinstance(thing, types.CellType):

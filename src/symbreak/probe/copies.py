@@ -2,7 +2,7 @@
 
 Every parameter is cut along its axes; each slice of (W, dW) is kept as a random projection, a few numbers a step. Two
 slices that stay equal over at least three live steps on generic data move alike. A layer's units are compared a second
-way, by function (activation and back-signal), which also finds copies whose weights differ (a joint swap over two layers).
+way, by function (activation and back-signal), which also finds copies whose weights differ (a joint swap over layers).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LIVE_STEPS = 3  # equal at this many live steps counts as tied
 NEAR = 1e-3  # relative distance below which distinct units are called nearly tied
 _KEPT = 4  # live steps kept a tensor
 _MOST_NEAR = 20_000  # units beyond which near copies are not searched
+
 
 @dataclass(frozen=True)
 class Slices:
@@ -135,7 +136,13 @@ class CopyLog:
         return tuple(found)
 
     def _one(
-        self, name: str, axis: int, track: _Track, site: list[tuple[int, Site]], value: Tensor, free_biases: frozenset[str]
+        self,
+        name: str,
+        axis: int,
+        track: _Track,
+        site: list[tuple[int, Site]],
+        value: Tensor,
+        free_biases: frozenset[str],
     ) -> Slices | None:
         count = value.shape[axis]
         columns, gradients = track.weights.get(axis, []), track.gradients.get(axis, [])
@@ -175,7 +182,9 @@ class CopyLog:
         gates = [track.start[0], *track.weights.get(0, [])[:kept], *track.gradients.get(0, [])[:kept]]
         return [g for g in gates if len(g) == len(track.start[0])]
 
-    def _by_function(self, site: list[tuple[int, Site]], steps: list[int], live: NDArray[np.bool_], count: int) -> NDArray[np.int64] | None:
+    def _by_function(
+        self, site: list[tuple[int, Site]], steps: list[int], live: NDArray[np.bool_], count: int
+    ) -> NDArray[np.int64] | None:
         """Classes of units with equal activation and back-signal at every live step."""
         calls = [s for step, s in site if step in steps and s.forward and len(s.forward) == len(s.backward)]
         if len(calls) < LIVE_STEPS or not live.any():
@@ -210,7 +219,9 @@ class CopyLog:
         for a, b in close:
             labels[labels == labels[b]] = labels[a]
         groups = tuple(tuple(int(rows[i]) for i in np.flatnonzero(labels == k)) for k in np.unique(labels))
-        return tuple(g for g in groups if len(g) > 1), max(_distance(value, axis, int(rows[a]), int(rows[b])) for a, b in close)
+        return tuple(g for g in groups if len(g) > 1), max(
+            _distance(value, axis, int(rows[a]), int(rows[b])) for a, b in close
+        )
 
     def tied_names(self, model: nn.Module) -> frozenset[str]:
         """The parameters that hold copies, in their slices or as a whole."""
@@ -226,18 +237,20 @@ class CopyLog:
             if not name or not any(p.dim() >= 2 and name + "." + n in self._varied for n, p in parts):
                 continue
             prefix = name + "."
-            start = tuple((n, tuple(p.shape), self._flat.get(prefix + n, [(1, float("nan"), None)])[0][1]) for n, p in parts)
+            start = tuple(
+                (n, tuple(p.shape), self._flat.get(prefix + n, [(1, float("nan"), None)])[0][1]) for n, p in parts
+            )
             groups.setdefault((type(module), start), []).append(name)
         found: list[Twins] = []
         for (kind, start), names in groups.items():
             inside = any(all(any(n.startswith(m + ".") for m in t.modules) for n in names) for t in found)
             if len(names) < 2 or inside or _nested(names):
                 continue
-            parts, label = [n for n, *_ in start], getattr(kind, "__name__", str(kind))
-            classes = self._stay_together(names, parts)
-            found += [Twins(tuple(c), label, True, steps, len(parts)) for c, steps in classes if len(c) > 1]
+            members, label = [name for name, *_ in start], getattr(kind, "__name__", str(kind))
+            classes = self._stay_together(names, members)
+            found += [Twins(tuple(c), label, True, steps, len(members)) for c, steps in classes if len(c) > 1]
             if len(classes) > 1:
-                found.append(Twins(tuple(names), label, False, 0, len(parts)))
+                found.append(Twins(tuple(names), label, False, 0, len(members)))
         return tuple(found)
 
     def _stay_together(self, modules: list[str], parts: list[str]) -> list[tuple[list[str], int]]:
@@ -260,7 +273,11 @@ class CopyLog:
             paths = [self._flat.get(f"{m}.{part}", []) for m in modules]
             for together in zip(*paths, strict=False):
                 weights, gradients = [w for _, w, _ in together], [g for *_, g in together]
-                if len({step for step, *_ in together}) > 1 or any((g is None) != (gradients[0] is None) for g in gradients) or not _alike(weights, self._tolerance):
+                if (
+                    len({step for step, *_ in together}) > 1
+                    or any((g is None) != (gradients[0] is None) for g in gradients)
+                    or not _alike(weights, self._tolerance)
+                ):
                     return False, 0
                 known = [g for g in gradients if g is not None]
                 if known and not _alike(known, self._tolerance):
@@ -269,7 +286,9 @@ class CopyLog:
         return steps >= LIVE_STEPS, steps
 
 
-def widths(log_slices: Iterable[Slices], sites: Mapping[str, Site], outputs: frozenset[str]) -> dict[str, tuple[int, int]]:
+def widths(
+    log_slices: Iterable[Slices], sites: Mapping[str, Site], outputs: frozenset[str]
+) -> dict[str, tuple[int, int]]:
     """layer -> (distinct units, units). Outputs are always distinct; a recurrent unit is its gates together."""
     classes = {(s.parameter, s.axis): s for s in log_slices}
     found: dict[str, tuple[int, int]] = {}
@@ -361,7 +380,11 @@ def _back(site: list[tuple[int, Site]], steps: list[int]) -> list[Array]:
 
 def _defect(value: Tensor, axis: int, group: tuple[int, ...], *, mirrored: bool) -> float:
     """The largest difference inside a class after the last step, relative to the slices' size."""
-    rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)].abs() if mirrored else value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)]
+    rows = (
+        value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)].abs()
+        if mirrored
+        else value.movedim(axis, 0).reshape(value.shape[axis], -1)[list(group)]
+    )
     size = float(rows.abs().max())
     return float((rows - rows[:1]).abs().max()) / size if size > 0 else 0.0
 

@@ -35,9 +35,51 @@ _PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 _MIXING = frozenset({"Mm", "Bmm", "Mv", "Linear", "Addmm", "Baddbmm", "Convolution", "MkldnnConvolution"})
 _SUMS = frozenset({"Add", "Sub", "Cat", "Stack"})
 _KEEPS_ZERO = frozenset(
-    "T Transpose Permute View UnsafeView Reshape ReshapeAlias Expand Unsqueeze Squeeze Select Slice Split SplitWithSizes "
-    "Unbind Clone ToCopy Neg Alias AsStrided Relu Tanh Gelu Silu Elu LeakyRelu Sin Mish Hardtanh Sum Mean Div Index "
-    "AvgPool2D AdaptiveAvgPool2D MaxPool2DWithIndices ConstantPadNd Upsample Contiguous Chunk Movedim Abs Square".split()
+    [
+        "T",
+        "Transpose",
+        "Permute",
+        "View",
+        "UnsafeView",
+        "Reshape",
+        "ReshapeAlias",
+        "Expand",
+        "Unsqueeze",
+        "Squeeze",
+        "Select",
+        "Slice",
+        "Split",
+        "SplitWithSizes",
+        "Unbind",
+        "Clone",
+        "ToCopy",
+        "Neg",
+        "Alias",
+        "AsStrided",
+        "Relu",
+        "Tanh",
+        "Gelu",
+        "Silu",
+        "Elu",
+        "LeakyRelu",
+        "Sin",
+        "Mish",
+        "Hardtanh",
+        "Sum",
+        "Mean",
+        "Div",
+        "Index",
+        "AvgPool2D",
+        "AdaptiveAvgPool2D",
+        "MaxPool2DWithIndices",
+        "ConstantPadNd",
+        "Upsample",
+        "Contiguous",
+        "Chunk",
+        "Movedim",
+        "Abs",
+        "Square",
+    ]
 )
 _FLAT_AT_ZERO = frozenset({"Relu", "Threshold", "Square", "Abs"})
 
@@ -77,8 +119,12 @@ class Graph:
     """
 
     def __init__(
-        self, roots: Iterable[Any], params: Mapping[str, nn.Parameter], zero: frozenset[str],
-        flat: Mapping[Any, str] = MappingProxyType({}), off: frozenset[Any] = frozenset(),
+        self,
+        roots: Iterable[Any],
+        params: Mapping[str, nn.Parameter],
+        zero: frozenset[str],
+        flat: Mapping[Any, str] = MappingProxyType({}),
+        off: frozenset[Any] = frozenset(),
     ) -> None:
         names = {id(p): name for name, p in params.items()}
         self._nodes: list[_Node] = []

@@ -9,14 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, SymbreakError
-from ..records import SliceClasses, Status, TensorTrace, Trace, TwinModules
+from symbreak.errors import ModelError
+from symbreak.records import SliceClasses, Status, TensorTrace, Trace, TwinModules
+
 from . import signal
 from .borrow import Borrowed, borrow
 from .copies import CopyLog, Slices, Twins, widths
 from .graph import Blocked, Graph
 from .observe import Site, layer_name
-from .passes import ForwardRaised, Pass, Runner
+from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
 from .sleepers import Sleepers, investigate
 from .task import Task, explain_forward_error
@@ -57,7 +58,7 @@ def look(
     for dtype in _precisions(model):
         try:
             return _look(model, batch, loss, objective, dtype, optimizer, seed, progress)
-        except ForwardRaised as error:  # in float32 it may run
+        except UsersCodeError as error:  # in float32 it may run
             failure = error.cause
     assert failure is not None
     raise explain_forward_error(failure, model) from failure
@@ -137,9 +138,11 @@ def _refuse(model: nn.Module) -> None:
     name = type(model).__name__
     for key, p in parameters:
         if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ModelError(f"{key!r} of {name} is lazy and has no weights yet. Run one batch through the model first.")
+            raise ModelError(
+                f"{key!r} of {name} is lazy and has no weights yet. Run one batch through the model first."
+            )
         if p.is_meta:
-            raise ModelError(f"{key!r} of {name} is on the meta device and has no values. Materialise it first (to_empty and init, or load).")
+            raise ModelError(f"{key!r} of {name} is on the meta device and has no values. Materialise it first.")
     if not parameters:
         raise ModelError(f"{name} has no parameters, so there is no start to check.")
     if not any(p.requires_grad for _, p in parameters):
@@ -154,7 +157,10 @@ def _nonfinite_parameters(model: nn.Module) -> dict[str, int]:
     return {
         n: int((~torch.isfinite(p)).sum())
         for n, p in floats
-        if p.numel() and not math.isfinite(float(torch.linalg.vector_norm(p.float() if p.dtype == torch.float16 else p, float("inf"))))
+        if p.numel()
+        and not math.isfinite(
+            float(torch.linalg.vector_norm(p.float() if p.dtype == torch.float16 else p, float("inf")))
+        )
     }
 
 
@@ -218,7 +224,9 @@ def _tensors(
         gradient = first.gradients.get(name)
         blocked = (graph.blocked(name) if name in late else None) or Blocked()
         roles = frozenset(first.seen.roles.get(name, ()))
-        sleeping = ~ladder.rows[name] if name in ladder.rows and name in ladder.path else torch.zeros(0, dtype=torch.bool)
+        sleeping = (
+            ~ladder.rows[name] if name in ladder.rows and name in ladder.path else torch.zeros(0, dtype=torch.bool)
+        )
         absorbed = found.absorbed_rows.get(name, torch.zeros_like(sleeping))
         awoken = found.filled_rows.get(name, torch.zeros_like(sleeping))
         rows.append(
@@ -239,7 +247,9 @@ def _tensors(
                 moves_output=name not in found.absorbed,
                 sleeping_rows=_indices(sleeping),
                 absorbed_rows=_indices(sleeping & absorbed),
-                blocked_rows=_indices(sleeping & awoken & (slice_tops(p.data) == 0)) if bool((sleeping & awoken).any()) else (),
+                blocked_rows=_indices(sleeping & awoken & (slice_tops(p.data) == 0))
+                if bool((sleeping & awoken).any())
+                else (),
             )
         )
     return tuple(rows)
@@ -312,7 +322,10 @@ def _twin(model: nn.Module, t: Twins) -> TwinModules:
     count = sum(1 for _ in model.get_submodule(parent).children())
     beside = model.get_submodule(holder).named_parameters()
     inside = parent + "."
-    routed = any(p.dim() == 2 and count in p.shape and not n.startswith(inside[len(holder) + 1 if holder else 0 :]) for n, p in beside)
+    routed = any(
+        p.dim() == 2 and count in p.shape and not n.startswith(inside[len(holder) + 1 if holder else 0 :])
+        for n, p in beside
+    )
     named = any("expert" in part.lower() for part in t.modules[0].split("."))
     return TwinModules(t.modules, t.kind, t.tied, t.steps, t.tensors, experts=bool(parent) and (routed or named))
 

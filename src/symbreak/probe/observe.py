@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..schemes.activations import ELEMENTWISE
+from symbreak.schemes.activations import ELEMENTWISE
+
 from .project import Array, project
 from .slopes import LINEAR, SATURATED, slope, steepest
 
@@ -26,13 +27,27 @@ _LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 _TO_FLOAT = frozenset({"float", "half", "bfloat16"})
 _FROM_OUTSIDE = frozenset({"from_numpy", "as_tensor", "tensor", "asarray"})
 _DROPOUTS = frozenset(
-    "dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout alpha_dropout_ feature_dropout feature_dropout_ "
-    "feature_alpha_dropout feature_alpha_dropout_".split()
+    [
+        "dropout",
+        "dropout_",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "alpha_dropout",
+        "alpha_dropout_",
+        "feature_dropout",
+        "feature_dropout_",
+        "feature_alpha_dropout",
+        "feature_alpha_dropout_",
+    ]
 )
 _RECURRENT = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _NORMS = {"batch_norm": 4, "layer_norm": 3, "group_norm": 3, "instance_norm": 4, "rms_norm": 9}  # where the bias stands
-_MULTIPLIES = frozenset("mul mul_ __mul__ __rmul__ __imul__ multiply".split())
-_FLIPS = frozenset("t T mT transpose adjoint swapaxes __get__".split())
+_MULTIPLIES = frozenset(["mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"])
+_APPLIES = frozenset(
+    ["linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+)
+_FLIPS = frozenset(["t", "T", "mT", "transpose", "adjoint", "swapaxes", "__get__"])
 _MOST_SLOPES = 1 << 21  # elements of one activation whose slope is measured
 
 
@@ -88,7 +103,6 @@ class Seen:
     roles: dict[str, set[str]] = field(default_factory=dict)
     breakers: dict[str, str] = field(default_factory=dict)
     starved: set[str] = field(default_factory=set)  # parameters that met a tensor without elements
-    ends: dict[int, tuple[weakref.ref[Tensor], str]] = field(default_factory=dict)  # outputs of bounded activations
 
 
 class _Tags:
@@ -128,9 +142,15 @@ class Observer(TorchFunctionMode):
         self._sizes = {n: p.numel() for n, p in model.named_parameters()}
         self._own = _Tags()
         self._origin = _Tags()  # tensor -> (layer, unit axis) it comes from, elementwise
-        self._activation = _Tags()  # tensor -> the Activation whose result it is
+        self._end = _Tags()  # tensor -> the name of the activation whose result it is
+        self._activation = _Tags()  # tensor -> the Activation it comes from, elementwise
         for name, p in model.named_parameters():
             self._own.set(p, _Owned((name,)))
+
+    def activation_of(self, tensor: Tensor) -> str | None:
+        """The name of the activation whose result this tensor is."""
+        name: str | None = self._end.get(tensor)
+        return name
 
     def forward_is_over(self) -> None:
         """Stop recording; recomputation inside backward (checkpointing) is still lifted to the working precision."""
@@ -194,7 +214,7 @@ class Observer(TorchFunctionMode):
         owned = [(t, tag) for t in tensors if (tag := self._own.get(t)) is not None]
         if owned:
             if len(owned) == len(tensors):
-                self._derive(name, tensors, owned, result)
+                self._derive(name, args, kwargs, tensors, owned, result)
             elif isinstance(result, Tensor | tuple):
                 self._use(name, args, kwargs, owned, result)
         elif isinstance(result, Tensor) and tensors:
@@ -204,11 +224,16 @@ class Observer(TorchFunctionMode):
         if z is not None and isinstance(result, Tensor) and result.requires_grad:
             self._activate(func, _known_as(name.rstrip("_"), args, kwargs), args, kwargs, z, result)
 
-    def _derive(self, name: str, tensors: Sequence[Tensor], owned: Any, result: Any) -> None:
+    def _derive(self, name: str, args: Any, kwargs: Any, tensors: Sequence[Tensor], owned: Any, result: Any) -> None:
+        if name in _APPLIES:  # a layer applied to a free parameter, such as learned queries: those are data to it
+            self._name_roles(name, args, kwargs, owned, result)
+            return
         names = tuple(dict.fromkeys(n for _, tag in owned for n in tag.names))
         for out in _tensors((result,)):
             flips = name in _FLIPS and out.dim() >= 2 and out.shape == tensors[0].transpose(-2, -1).shape
-            flipped = owned[0][1].flipped != (flips and out.data_ptr() == tensors[0].data_ptr() and out is not tensors[0])
+            flipped = owned[0][1].flipped != (
+                flips and out.data_ptr() == tensors[0].data_ptr() and out is not tensors[0]
+            )
             self._own.set(out, _Owned(names, flipped))
 
     def _pass_on(self, source: Tensor, result: Tensor) -> None:
@@ -229,10 +254,13 @@ class Observer(TorchFunctionMode):
             if activation in self.seen.activations and any(o is not None and o[0] == activation.layer for o in others):
                 self.seen.activations.remove(activation)
 
-    def _use(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
+    def _name_roles(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
         for tensor, tag in owned:
             for parameter in tag.names:
                 self.seen.roles.setdefault(parameter, set()).add(_role(name, args, kwargs, tensor, result))
+
+    def _use(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
+        self._name_roles(name, args, kwargs, owned, result)
         data = next((t for t in _tensors((*args, *kwargs.values())) if self._own.get(t) is None), None)
         if data is not None and data.numel() == 0:
             self.seen.starved.update(n for _, tag in owned for n in tag.names)
@@ -305,7 +333,7 @@ class Observer(TorchFunctionMode):
             site.spread = _spread(still)
         if result.requires_grad:
             site.nodes.append(result.grad_fn)
-            result.register_hook(self._watch_back(site, axis))
+            result.register_hook(self._watch_back(site, axis))  # type: ignore[no-untyped-call]
 
     def _watch_back(self, site: Site, axis: int) -> Callable[[Tensor], None]:
         first = site.calls == 1
@@ -320,7 +348,7 @@ class Observer(TorchFunctionMode):
     def _activate(self, func: Any, name: str, args: Any, kwargs: Any, z: Tensor, result: Tensor) -> None:
         layer, axis = self._origin.get(args[0]) or (None, 1 if z.dim() == 4 else -1)
         self._origin.set(result, (layer, axis))
-        self.seen.ends[id(result)] = (weakref.ref(result), name)
+        self._end.set(result, name)
         if layer is not None and self.seen.sites[layer].activation is None:
             self.seen.sites[layer].activation = name
         if not self._measure or not z.is_floating_point() or z.dim() < 2 or z.numel() == 0:
@@ -416,7 +444,7 @@ def _layout(name: str, args: Any, kwargs: Any, result: Tensor) -> _Layout | None
 
 
 def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str:
-    """How an operation uses a parameter: weight, bias, norm_weight, norm_bias, lookup, scale, shift, other."""
+    """How an operation uses a parameter: weight, bias, norm_weight, norm_bias, lookup, input, scale, shift, other."""
     if name == "embedding":
         return "lookup"
     if name in ("__getitem__", "index_select", "gather", "take"):
@@ -427,7 +455,9 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str
         return "weight" if tensor.dim() >= 2 else "bias"
     if name == "multi_head_attention_forward":
         return "weight" if tensor.dim() == 2 else "bias"
-    if name in ("linear", "conv1d", "conv2d", "conv3d") or name.startswith("conv_transpose"):
+    if name in _APPLIES:
+        if tensor is _argument(args, kwargs, 0, "input"):
+            return "input"
         return "bias" if tensor is _argument(args, kwargs, 2, "bias") else "weight"
     if name in ("add", "add_", "sub", "sub_", "__add__", "__radd__", "__iadd__", "__sub__", "__rsub__"):
         return "bias" if _along_channels(tensor, result) else "shift"

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SymbreakError
+from symbreak.errors import SymbreakError
+
 from .borrow import Borrowed
 from .observe import Observer, Seen
 from .task import Draw, Task
 
 
-class ForwardRaised(Exception):
+class UsersCodeError(Exception):
     """The user's forward, loss or backward raised `cause`; an error of symbreak's own is never wrapped in this."""
 
     def __init__(self, cause: Exception) -> None:
@@ -31,7 +32,7 @@ def _users_code() -> Iterator[None]:
     except SymbreakError:
         raise
     except Exception as error:
-        raise ForwardRaised(error) from error
+        raise UsersCodeError(error) from error
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Pass:
     draw: Draw
     outputs: tuple[Tensor, ...]
     roots: tuple[Any, ...]
+    end: str | None  # the bounded activation that the output ends in
 
 
 @dataclass
@@ -58,7 +60,7 @@ class Runner:
     what: str = field(default="waking up", repr=False)
 
     def run(self, step: int, *, measure: bool = False, varied: bool = False) -> Pass:
-        """Forward and backward of step `step`. Everything random is drawn from (seed, step), so a pass can be repeated."""
+        """Forward and backward of step `step`. All random numbers come from (seed, step): a pass can be repeated."""
         held, task = self.held, self.task
         self._count(1.0)
         draw = task.draw(step, held.dtype, varied=varied)
@@ -66,7 +68,7 @@ class Runner:
         torch.manual_seed(self.seed * 1_000_003 + step)
         _clear(held)
         with _users_code(), observer:
-            outcome = task.run(draw, step, self.seed * 1_000_003 + step)
+            outcome = task.run(draw, self.seed * 1_000_003 + step)
             observer.forward_is_over()
             roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)
             outcome.backward()
@@ -75,7 +77,8 @@ class Runner:
         _clear(held)
         loss = float(outcome.loss.detach()) if outcome.loss is not None else None
         outputs = tuple(o.detach() for o in outcome.outputs)
-        return Pass(gradients, observer.seen, loss, draw, outputs, roots)
+        end = next((name for o in outcome.outputs if (name := observer.activation_of(o)) is not None), None)
+        return Pass(gradients, observer.seen, loss, draw, outputs, roots, end)
 
     def outputs(self, step: int) -> tuple[Tensor, ...]:
         """Forward only: every output, or the loss where there is nothing else to look at."""
@@ -86,7 +89,7 @@ class Runner:
         observer = Observer(held.model, held.dtype, step=step, measure=False)
         observer.forward_is_over()
         with _users_code(), observer:
-            outcome = task.run(draw, step, self.seed)
+            outcome = task.run(draw, self.seed)
         if outcome.loss is not None and not outcome.outputs:
             return (outcome.loss.detach().reshape(1),)
         return tuple(o.detach() for o in outcome.outputs)

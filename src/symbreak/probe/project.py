@@ -47,4 +47,5 @@ def project(tensor: Tensor, axis: int, seed: int = 0) -> Array:
 def slice_tops(tensor: Tensor) -> Tensor:
     """[n, ...] -> [n]: the largest absolute value of each slice along axis 0; NaN where a slice holds one."""
     rows = tensor.reshape(tensor.shape[0] if tensor.dim() else 1, -1)
-    return torch.linalg.vector_norm(rows, float("inf"), dim=1).cpu().double()
+    tops: Tensor = torch.linalg.vector_norm(rows, float("inf"), dim=1).cpu().double()
+    return tops

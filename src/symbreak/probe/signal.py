@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
-from ..schemes.activations import PIECEWISE, RANGES
-from ..schemes import Fans, fans_of_shape, recognise
+from symbreak.records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
+from symbreak.schemes import Fans, fans_of_shape, recognise
+from symbreak.schemes.activations import PIECEWISE, RANGES
+
 from .graph import Graph
 from .observe import Activation, Seen, Site
 from .passes import Pass
@@ -112,8 +113,12 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
 
 
 def flat_nodes(seen: Seen) -> dict[Any, str]:
-    """Backward nodes of activations that let no gradient through: off by a negative input, or saturated to the last bit."""
-    return {a.node: a.where for a in seen.activations if a.node is not None and bool((a.dead & (~torch.tensor(a.name in PIECEWISE) | a.negative)).all())}
+    """Backward nodes of activations that let no gradient through: off by negative input, or saturated to the last bit."""
+    return {
+        a.node: a.where
+        for a in seen.activations
+        if a.node is not None and bool((a.dead & (~torch.tensor(a.name in PIECEWISE) | a.negative)).all())
+    }
 
 
 def off_nodes(seen: Seen) -> frozenset[Any]:
@@ -133,7 +138,9 @@ def inputs(first: Pass, made_up: bool) -> tuple[InputTrace, ...]:
     if made_up:
         return ()
     named = [*((f"input {i}", a) for i, a in enumerate(first.draw.args)), *first.draw.kwargs.items()]
-    return tuple(_input(name, t) for name, t in named if isinstance(t, Tensor) and t.is_floating_point() and t.numel() > 1)
+    return tuple(
+        _input(name, t) for name, t in named if isinstance(t, Tensor) and t.is_floating_point() and t.numel() > 1
+    )
 
 
 def _input(name: str, x: Tensor) -> InputTrace:
@@ -157,29 +164,21 @@ def target(first: Pass, loss: Callable[..., Any] | None) -> TargetTrace | None:
     y = first.draw.target
     if loss is None or not isinstance(y, Tensor) or y.numel() == 0 or y.is_complex():
         return None
-    end = _end(first)
     low, high = float(y.min()), float(y.max())
     return TargetTrace(
         samples=y.shape[0] if y.dim() else 1,
         entropy=_entropy(y) if _is_cross_entropy(loss) else None,
         low=low,
         high=high,
-        output_activation=end,
-        output_range=RANGES.get(end) if end is not None else None,
+        output_activation=first.end,
+        output_range=RANGES.get(first.end or ""),
     )
 
 
-def _end(first: Pass) -> str | None:
-    for output in first.outputs:
-        for reference, name in first.seen.ends.values():
-            kept = reference()
-            if kept is not None and kept.data_ptr() == output.data_ptr() and kept.shape == output.shape:
-                return name
-    return None
-
-
 def _is_cross_entropy(loss: Callable[..., Any]) -> bool:
-    return "cross_entropy" in getattr(loss, "__name__", "") or isinstance(loss, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss)
+    return "cross_entropy" in getattr(loss, "__name__", "") or isinstance(
+        loss, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss
+    )
 
 
 def is_classes(y: Any) -> bool:
@@ -192,7 +191,7 @@ def is_classes(y: Any) -> bool:
 def _entropy(y: Tensor) -> float | None:
     if not y.is_floating_point() and y.dtype != torch.bool:
         counts = torch.bincount(y.reshape(-1)[y.reshape(-1) >= 0])
-    elif set(y.unique().tolist()) <= {0.0, 1.0}:
+    elif set(torch.unique(y).tolist()) <= {0.0, 1.0}:
         counts = torch.stack([(y == 0).sum(), (y == 1).sum()])
     else:
         return None

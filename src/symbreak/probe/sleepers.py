@@ -6,14 +6,16 @@ parameter and see whether any output moves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..errors import BatchError
-from .passes import ForwardRaised, Runner
+from symbreak.errors import BatchError
+
+from .passes import Runner, UsersCodeError
 from .project import slice_tops
 from .wakeup import Ladder, climb, nominal_scale, scale
 
@@ -86,15 +88,16 @@ def _suspects(ladder: Ladder, blank: dict[str, Tensor]) -> list[str]:
         n
         for n in ladder.wake
         if n in ladder.path
-        and (
-            ladder.wake[n] is None
-            or (n in blank and bool((~ladder.rows[n] & (blank[n] | ladder.noisy[n])).any()))
-        )
+        and (ladder.wake[n] is None or (n in blank and bool((~ladder.rows[n] & (blank[n] | ladder.noisy[n])).any())))
     ]
 
 
 def _zero_rows(p: Tensor) -> Tensor:
-    return slice_tops(p) == 0 if p.dim() >= 2 and p.numel() else torch.zeros(p.shape[0] if p.dim() else 1, dtype=torch.bool)
+    return (
+        slice_tops(p) == 0
+        if p.dim() >= 2 and p.numel()
+        else torch.zeros(p.shape[0] if p.dim() else 1, dtype=torch.bool)
+    )
 
 
 def _quiet_rows(name: str, ladder: Ladder, filled: Ladder) -> Tensor:
@@ -109,7 +112,7 @@ def _look_again(runner: Runner, ladder: Ladder, found: Sleepers) -> None:
     with runner.held.scratch():
         try:
             again = climb(runner, offset=1000, varied=True, only=min(ladder.steps, 8))
-        except (ForwardRaised, BatchError):
+        except (UsersCodeError, BatchError):
             return  # a jittered batch may be invalid for the model; the user's own was not
     found.climbs += 1
     if again.nonfinite:
@@ -199,5 +202,5 @@ def _differs(a: Tensor, b: Tensor, still: float) -> bool:
         return True
     if a.numel() == 0:
         return False
-    size = float(torch.linalg.vector_norm(a)) / a.numel() ** 0.5
+    size = float(torch.linalg.vector_norm(a)) / math.sqrt(a.numel())
     return float((a - b).abs().max()) > still * max(size, 1e-300)

@@ -15,7 +15,8 @@ import torch
 import torch.utils.data
 from torch import Tensor, nn
 
-from ..errors import BatchError, ForwardError, ModelError, SymbreakError
+from symbreak.errors import BatchError, ForwardError, ModelError, SymbreakError
+
 from .observe import Observer
 
 Loss = Callable[[Any, Any], Tensor]
@@ -103,7 +104,7 @@ class Task:
             return Draw(tuple(x) if several else (x,), {}, y, batch)
         return Draw((batch,), {}, raw=batch)
 
-    def run(self, draw: Draw, step: int, generator_seed: int) -> Outcome:  # noqa: ARG002 - kept for the callers
+    def run(self, draw: Draw, generator_seed: int) -> Outcome:
         """Forward and loss; `Outcome.backward()` then fills the gradients."""
         if self.objective is not None:
             loss = _scalar(self.objective(self.model, draw.raw), "objective(model, batch)")
@@ -112,7 +113,7 @@ class Task:
         outputs = tuple(t for t in _leaves(output) if t.is_floating_point() or t.is_complex())
         if self.loss is not None:
             loss = _scalar(self._ask(self.loss, output, draw.target), "loss(output, target)")
-            return Outcome(outputs, loss, lambda: _backward_reweighted(loss, outputs, generator_seed))
+            return Outcome(outputs, loss, lambda: _backward_reweighted(loss, outputs, _samples(draw), generator_seed))
         own = _own_loss(output)
         if own is not None:
             return Outcome(outputs, own, own.backward)
@@ -213,7 +214,13 @@ def _factors(shape: torch.Size, seed: int, like: Tensor) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(like.dtype).to(like.device)
 
 
-def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -> None:
+def _samples(draw: Draw) -> int | None:
+    """The batch size, as the first input tensor states it."""
+    first = next((t for t in (*draw.args, *draw.kwargs.values()) if isinstance(t, Tensor) and t.dim()), None)
+    return None if first is None else first.shape[0]
+
+
+def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], samples: int | None, seed: int) -> None:
     """Backward of the user's loss, each sample's gradient at the outputs times a random factor near one.
 
     A batch with exactly balanced classes cancels the gradient of an output bias; the factors do not. They leave zero
@@ -223,19 +230,20 @@ def _backward_reweighted(loss: Tensor, outputs: tuple[Tensor, ...], seed: int) -
     with contextlib.ExitStack() as stack:
         for o in outputs:
             if o.grad_fn is not None and o is not loss:
-                stack.enter_context(o.register_hook(_reweight(seed)))  # type: ignore[no-untyped-call]
+                stack.enter_context(o.register_hook(_reweight(samples, seed)))  # type: ignore[no-untyped-call]
         torch.autograd.backward(loss)
 
 
-def _reweight(seed: int) -> Callable[[Tensor], Tensor]:
-    return lambda gradient: gradient * _sample_factors(gradient, seed)
+def _reweight(samples: int | None, seed: int) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient * _sample_factors(gradient, samples, seed)
 
 
-def _sample_factors(gradient: Tensor, seed: int) -> Tensor:
-    """[b, 1, ...] near one."""
-    if gradient.dim() == 0:
+def _sample_factors(gradient: Tensor, samples: int | None, seed: int) -> Tensor:
+    """Numbers near one, along the first axis as long as the batch; ones where there is none."""
+    axis = next((i for i, n in enumerate(gradient.shape) if n == samples), None)
+    if axis is None:
         return torch.ones_like(gradient)
-    shape = torch.Size((gradient.shape[0], *(1,) * (gradient.dim() - 1)))
+    shape = torch.Size(n if i == axis else 1 for i, n in enumerate(gradient.shape))
     return 1 + _REWEIGHT * _factors(shape, seed, gradient)
 
 

@@ -44,7 +44,9 @@ class Ladder:
         return [name for name, step in self.wake.items() if step is None]
 
 
-def climb(runner: Runner, *, offset: int = 0, copies: CopyLog | None = None, varied: bool = False, only: int | None = None) -> Ladder:
+def climb(
+    runner: Runner, *, offset: int = 0, copies: CopyLog | None = None, varied: bool = False, only: int | None = None
+) -> Ladder:
     """Step the borrowed weights until nothing new wakes.
 
     Args:
@@ -118,12 +120,12 @@ def _generic_factor(p: Tensor, g: Tensor, size: float) -> float:
 
 
 def rms(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor)) / max(1, tensor.numel()) ** 0.5
+    return float(torch.linalg.vector_norm(tensor)) / math.sqrt(max(1, tensor.numel()))
 
 
 def nominal_scale(p: Tensor) -> float:
     """The size a tensor of this shape has by a usual start: 1/sqrt(fan_in) for weights, 0.1 for vectors and gates."""
-    return (p.shape[0] / p.numel()) ** 0.5 if p.dim() >= 2 else 0.1
+    return math.sqrt(p.shape[0] / p.numel()) if p.dim() >= 2 else 0.1
 
 
 def scale(p: Tensor) -> float:
@@ -175,12 +177,17 @@ class _Noise:
         known = top <= 1e3 * self._floor.get(name, torch.zeros_like(top))
         return (top > 0) & small & ~known
 
-    def _compare(self, step: int, tops: dict[str, Tensor], odd: dict[str, Tensor], *, varied: bool) -> dict[str, Tensor]:
+    def _compare(
+        self, step: int, tops: dict[str, Tensor], odd: dict[str, Tensor], *, varied: bool
+    ) -> dict[str, Tensor]:
         runner = self._runner
         if runner.held.dtype == torch.float64:
             with runner.held.at(torch.float32):
                 coarse = _tops(runner.run(step, varied=varied))
-            noise = {n: odd[n] & (_at_most(t, odd[n]) < NOISE * _typical(coarse.get(n, 0 * t), odd[n])) for n, t in tops.items()}
+            noise = {
+                n: odd[n] & (_at_most(t, odd[n]) < NOISE * _typical(coarse.get(n, 0 * t), odd[n]))
+                for n, t in tops.items()
+            }
             top = max((float(t[noise[n]].max()) for n, t in tops.items() if bool(noise[n].any())), default=0.0)
             for n, t in tops.items():  # rounding of rounding: below this pass's noise, and nothing at all in float32
                 noise[n] = noise[n] | (odd[n] & (t <= top) & (coarse.get(n, torch.ones_like(t)) == 0))

@@ -3,8 +3,35 @@
 from __future__ import annotations
 
 ELEMENTWISE = frozenset(
-    "relu relu6 gelu silu mish elu celu selu leaky_relu prelu rrelu tanh sigmoid softplus softsign hardtanh hardsigmoid "
-    "hardswish logsigmoid tanhshrink softshrink hardshrink threshold sin erf atan arctan".split()
+    [
+        "relu",
+        "relu6",
+        "gelu",
+        "silu",
+        "mish",
+        "elu",
+        "celu",
+        "selu",
+        "leaky_relu",
+        "prelu",
+        "rrelu",
+        "tanh",
+        "sigmoid",
+        "softplus",
+        "softsign",
+        "hardtanh",
+        "hardsigmoid",
+        "hardswish",
+        "logsigmoid",
+        "tanhshrink",
+        "softshrink",
+        "hardshrink",
+        "threshold",
+        "sin",
+        "erf",
+        "atan",
+        "arctan",
+    ]
 )
 """Names of the torch functions that act on each number by itself."""
 
