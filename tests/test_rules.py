@@ -90,7 +90,7 @@ FIRES = {
     "SB404": ("weight", (), "unknown"),
     "SB405": ("0.weight", (), "healthy"),
     "SB406": ("0", (), "healthy"),
-    "SB901": ("ThroughNumpy", (), "healthy"),
+    "SB901": ("Kernel", (), "healthy"),
 }
 """code -> (where, units, verdict) of the firing twin"""
 

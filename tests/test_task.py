@@ -246,7 +246,7 @@ def test_reweighting_leaves_zero_what_the_loss_does_not_see() -> None:
 def test_reweighted_gradient_has_one_factor_a_sample() -> None:
     model = nn.Linear(12, 3).double()
     task = Task(model, (torch.eye(12), Y), F.cross_entropy, None)
-    outcome = task.run(task.draw(1, torch.float64), 1, 7)
+    outcome = task.run(task.draw(1, torch.float64), 7)
     (plain,) = torch.autograd.grad(outcome.loss, outcome.outputs, retain_graph=True)  # [b, o]
     outcome.backward()
     assert model.weight.grad is not None

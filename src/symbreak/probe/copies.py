@@ -149,7 +149,8 @@ class CopyLog:
         start = track.start[axis]
         extra = self._bias_columns(site, free_biases, len(columns)) if site else []
         back = _back(site, track.steps)
-        live = _alive(gradients) if len(gradients) >= LIVE_STEPS else np.zeros(count, dtype=bool)
+        # A slice of varied numbers that equals another is no chance: one live step shows that they move alike.
+        live = _alive(gradients, LIVE_STEPS, count) | (_alive(gradients, 1, count) & _varied_slices(value, axis))
         if not columns:
             same = _cluster([start, *extra, *back], self._tolerance)
             return Slices(name, axis, count, labels=tuple(same.tolist()))
@@ -193,7 +194,9 @@ class CopyLog:
         if any(len(c) != count for c in columns):
             return None
         labels = _cluster(columns, self._tolerance)
-        moving = _alive([s.backward[0] for s in calls]) & _alive([s.forward[0] for s in calls])
+        moving = _alive([s.backward[0] for s in calls], LIVE_STEPS, count) & _alive(
+            [s.forward[0] for s in calls], LIVE_STEPS, count
+        )
         return np.where(moving, labels, labels.max(initial=0) + 1 + np.arange(count))
 
     def _near(
@@ -349,11 +352,20 @@ def _upright(columns: list[Array]) -> list[Array]:
     return list((table * np.where(sign == 0, 1.0, sign)[:, None]).T)
 
 
-def _alive(gradients: list[Array]) -> NDArray[np.bool_]:
-    """Rows with a gradient at three steps or more."""
+def _alive(gradients: list[Array], steps: int, count: int) -> NDArray[np.bool_]:
+    """[count] slices with a gradient at this many steps or more."""
+    if len(gradients) < steps:
+        return np.zeros(count, dtype=np.bool_)
     table = np.stack([np.abs(g) > 1e-12 * max(np.abs(g).max(initial=0.0), 1e-300) for g in gradients])
-    alive: NDArray[np.bool_] = table.sum(0) >= LIVE_STEPS
+    alive: NDArray[np.bool_] = table.sum(0) >= steps
     return alive
+
+
+def _varied_slices(value: Tensor, axis: int) -> NDArray[np.bool_]:
+    """[count] slices that hold different numbers, rather than one constant."""
+    rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
+    varied: NDArray[np.bool_] = (rows != rows[:, :1]).any(1).cpu().numpy()
+    return varied
 
 
 def _groups(labels: NDArray[np.int64], keep: NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:

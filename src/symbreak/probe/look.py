@@ -74,8 +74,8 @@ def _look(
     seed: int,
     progress: Progress | None,
 ) -> Trace:
-    modules = [f for f in (loss, objective) if isinstance(f, nn.Module)]
-    with borrow(model, modules, dtype) as held:
+    extra = [f for f in (loss, objective) if f is not None]
+    with borrow(model, extra, dtype) as held:
         runner = Runner(held, Task(model, batch, loss, objective, seed=seed), seed, progress)
         log, starts = CopyLog(dtype), {n: _start(p.data) for n, p in held.params.items()}
         with held.scratch():

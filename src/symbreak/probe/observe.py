@@ -165,7 +165,13 @@ class Observer(TorchFunctionMode):
             func, args, kwargs = _lift(func, name, args, kwargs)
         args, kwargs = self._calm(name, args, kwargs)
         z = self._before_activation(name, args, kwargs)
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError:
+            lifted = _promote(args, kwargs) if self._dtype == torch.float64 else None
+            if lifted is None:
+                raise
+            result = func(*lifted[0], **lifted[1])
         if self._dtype == torch.float64 and name in _FROM_OUTSIDE and result.dtype in _LOW:
             result = result.double()
         if self._recording:
@@ -488,6 +494,19 @@ def _lift(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
     if kwargs.get("dtype") in _LOW:
         kwargs = {**kwargs, "dtype": torch.float64}
     return func, args, kwargs
+
+
+def _promote(args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    """The same call with its float32 tensors in float64 (a global constant, a teacher), or None where it has none."""
+    if not any(t.dtype in _LOW for t in _tensors((*args, *kwargs.values()))):
+        return None
+
+    def lift(a: Any) -> Any:
+        if isinstance(a, Tensor):
+            return a.double() if a.dtype in _LOW else a
+        return type(a)(lift(i) for i in a) if type(a) in (list, tuple) else a
+
+    return tuple(map(lift, args)), {k: lift(v) for k, v in kwargs.items()}
 
 
 def _tensors(things: Any) -> Iterator[Tensor]:

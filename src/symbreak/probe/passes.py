@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from symbreak.errors import SymbreakError
@@ -65,9 +64,9 @@ class Runner:
         self._count(1.0)
         draw = task.draw(step, held.dtype, varied=varied)
         observer = Observer(held.model, held.dtype, step=step, measure=measure)
-        torch.manual_seed(self.seed * 1_000_003 + step)
+        held.seed(self.seed * 1_000_003 + step)
         _clear(held)
-        with _users_code(), observer:
+        with _users_code(), held.users_device(), observer:
             outcome = task.run(draw, self.seed * 1_000_003 + step)
             observer.forward_is_over()
             roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)
@@ -85,10 +84,10 @@ class Runner:
         held, task = self.held, self.task
         self._count(1 / 3)
         draw = task.draw(step, held.dtype)
-        torch.manual_seed(self.seed * 1_000_003 + step)
+        held.seed(self.seed * 1_000_003 + step)
         observer = Observer(held.model, held.dtype, step=step, measure=False)
         observer.forward_is_over()
-        with _users_code(), observer:
+        with _users_code(), held.users_device(), observer:
             outcome = task.run(draw, self.seed)
         if outcome.loss is not None and not outcome.outputs:
             return (outcome.loss.detach().reshape(1),)

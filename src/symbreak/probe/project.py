@@ -18,8 +18,8 @@ Array = NDArray[np.float64]
 
 @lru_cache(maxsize=512)
 def _drawn(length: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + length)
-    return torch.randn(length, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + length)
+    return torch.randn(length, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def direction(length: int, seed: int, like: Tensor) -> Tensor:

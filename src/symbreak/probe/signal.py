@@ -19,7 +19,7 @@ from .passes import Pass
 from .wakeup import rms
 
 SURELY = 10.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
-FEWEST_SAMPLES = 16  # below that a standard deviation says little
+ENOUGH_SAMPLES = 64  # below that a standard deviation says less, and the margin grows in proportion
 
 
 def layers(
@@ -105,7 +105,7 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
             linear=a.linear,
             saturated=a.saturated,
             dead=_indices(a.dead & a.negative),
-            surely_dead=_indices(a.dead & a.negative & (a.margin >= SURELY)) if a.samples >= FEWEST_SAMPLES else (),
+            surely_dead=_indices(a.dead & a.negative & (a.margin >= SURELY * max(1.0, ENOUGH_SAMPLES / a.samples))),
             hidden=not graph.ends_at(a.node),
         )
         for a in seen.activations
@@ -113,7 +113,7 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
 
 
 def flat_nodes(seen: Seen) -> dict[Any, str]:
-    """Backward nodes of activations that let no gradient through: off by negative input, or saturated to the last bit."""
+    """Backward nodes of activations that let no gradient through: off by negative input, or fully saturated."""
     return {
         a.node: a.where
         for a in seen.activations

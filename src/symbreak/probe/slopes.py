@@ -23,7 +23,7 @@ def slope(phi: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         >>> slope(torch.relu, torch.tensor([-1.0, 2.0])).tolist()
         [0.0, 1.0]
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
         point = z.detach().requires_grad_()
         (derivative,) = torch.autograd.grad(phi(point.clone()).sum(), point)
     return derivative
@@ -32,7 +32,7 @@ def slope(phi: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 @lru_cache(maxsize=256)
 def _steepest_named(name: str, options: str, phi: Callable[[Tensor], Tensor]) -> float:
     del name, options  # they are the cache's key; phi alone would be a new closure at every call
-    grid = torch.linspace(-_GRID, _GRID, 4001, dtype=torch.float64)
+    grid = torch.linspace(-_GRID, _GRID, 4001, dtype=torch.float64, device="cpu")
     return float(slope(phi, grid).abs().max())
 
 

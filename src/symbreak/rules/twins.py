@@ -784,38 +784,40 @@ def depth_copies_silent() -> Start:
 
 @seeded
 def not_checked_fires() -> Start:
-    """A forward that goes through a float32 array, so that float64 weights do not fit."""
+    """A forward that takes float32 only, as hand-written kernels do."""
     import torch
     from torch import nn
 
-    class ThroughNumpy(nn.Module):
+    class Kernel(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.layer(torch.from_numpy(x.numpy().astype("float32")))
+            if x.dtype != torch.float32:
+                raise TypeError(f"this kernel takes float32, not {x.dtype}")
+            out: torch.Tensor = self.layer(x)
             return out
 
-    return ThroughNumpy(), torch.randn(16, 4), None
+    return Kernel(), torch.randn(16, 4), None
 
 
 @seeded
 def not_checked_silent() -> Start:
-    """The same forward, which keeps the precision it is given."""
+    """The same forward, which takes the precision it is given."""
     import torch
     from torch import nn
 
-    class ThroughNumpy(nn.Module):
+    class Kernel(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.layer(torch.from_numpy(x.numpy()))
+            out: torch.Tensor = self.layer(x)
             return out
 
-    return ThroughNumpy(), torch.randn(16, 4), None
+    return Kernel(), torch.randn(16, 4), None
 
 
 TWINS: dict[str, tuple[Twin, Twin]] = {

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-ELEMENTWISE = frozenset(
-    [
-        "relu",
-        "relu6",
-        "gelu",
-        "silu",
-        "mish",
-        "elu",
-        "celu",
-        "selu",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "tanh",
-        "sigmoid",
-        "softplus",
-        "softsign",
-        "hardtanh",
-        "hardsigmoid",
-        "hardswish",
-        "logsigmoid",
-        "tanhshrink",
-        "softshrink",
-        "hardshrink",
-        "threshold",
-        "sin",
-        "erf",
-        "atan",
-        "arctan",
-    ]
-)
+ELEMENTWISE = frozenset({
+    "relu", "relu6", "gelu", "silu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu", "rrelu", "tanh",
+    "sigmoid", "softplus", "softsign", "hardtanh", "hardsigmoid", "hardswish", "logsigmoid", "tanhshrink",
+    "softshrink", "hardshrink", "threshold", "sin", "erf", "atan", "arctan",
+})  # fmt: skip
 """Names of the torch functions that act on each number by itself."""
 
 BOUNDED = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid", "erf", "atan", "arctan"})
