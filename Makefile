@@ -19,10 +19,10 @@ check-style: $(VENV)/.test
 	$(BIN)/lint-imports
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules tests src/symbreak
 
 test-slow: $(VENV)/.real
-	$(BIN)/python -m pytest -m slow tests/test_real_models.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto tests/test_real_models.py
 
 real-models: $(VENV)/.real
 	$(BIN)/python -m real_models.run --markdown docs/real-models.md

@@ -43,7 +43,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     Example:
         >>> nearest("SB110", ["SB101", "SB102", "SB404"])
-        'Nearest: SB101, SB102, SB404.'
+        'Nearest: SB102, SB101, SB404.'
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.0)

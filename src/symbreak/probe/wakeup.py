@@ -114,9 +114,9 @@ def _advance(runner: Runner, seen: Pass, awake: Iterable[str]) -> None:
 
 
 def _generic_factor(p: Tensor, g: Tensor, size: float) -> float:
-    """A number in [0.5, 1.5] from the gradient's own shape: equal tensors get equal factors, others different ones."""
+    """A number in [0.5, 1.5] from the gradient's own shape and size: equal tensors get equal factors, others different ones."""
     shape = float(torch.linalg.vector_norm(g, 1)) / (g.numel() * size)
-    return 1.0 + 0.5 * math.sin(1e3 * shape + p.numel() ** 0.5)
+    return 1.0 + 0.5 * math.sin(1e3 * shape + 10 * math.log(size) + math.sqrt(p.numel()))
 
 
 def rms(tensor: Tensor) -> float:

@@ -250,7 +250,10 @@ def _units(trace: Trace, s: SliceClasses) -> Groups:
 
 
 def _told_upstream(trace: Trace, s: SliceClasses) -> bool:
-    """Equal columns are the far side of tied rows one layer before."""
+    """Equal columns are the far side of tied rows one layer before, or of tied heads in the same attention."""
+    around = s.layer.rpartition(".")[0]
+    if any(other.layer.rpartition(".")[0] == around and _head_groups(trace, other) for other in trace.slices):
+        return True
     told = [set(g) for other in trace.slices if other.side == "out" and other.width == s.width for g in other.tied]
     return all(any(set(g) <= known for known in told) for g in s.tied)
 

@@ -1,0 +1,83 @@
+"""The ladder: depth, quiet steps, rounding, balanced batches, and the factor that is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import symbreak as sb
+
+
+def zeros(net: nn.Module) -> nn.Module:
+    for p in net.parameters():
+        nn.init.zeros_(p)
+    return net
+
+
+def chain(depth: int, width: int, activation: type[nn.Module]) -> nn.Sequential:
+    parts = [part for _ in range(depth - 1) for part in (nn.Linear(width, width), activation())]
+    return nn.Sequential(*parts, nn.Linear(width, 3))
+
+
+@pytest.mark.parametrize("depth", [2, 10, 50])
+def test_a_zero_sigmoid_chain_wakes_one_layer_a_step(depth: int) -> None:
+    net = zeros(chain(depth, 4, nn.Sigmoid))
+    report = sb.check(net, torch.randn(16, 4))
+    assert list(report.wakeup.values())[::2] == list(range(depth, 0, -1))
+    assert report.verdict == "redundant"
+
+
+def test_a_deep_random_chain_has_no_false_never() -> None:
+    torch.manual_seed(0)
+    report = sb.check(chain(60, 16, nn.Tanh), torch.randn(16, 16))
+    assert set(report.wakeup.values()) == {1}
+
+
+def test_one_quiet_step_is_not_the_end() -> None:
+    """Loss (a0 - a1) T with a0 = a1 = 0 is quiet for T at step 1 and 2; T wakes at 3 (THEORY.md section 5)."""
+
+    class Gap(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a0, self.a1, self.b = (nn.Parameter(torch.zeros(1)) for _ in range(3))
+            self.T = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.a0 - self.a1) * self.T + self.b * x.mean() + 0.1 * (self.a0 * x.mean() + self.a1 * x.std())
+
+    report = sb.check(Gap(), torch.randn(16, 1), objective=lambda m, x: m(x).square().sum() + m(x).sum())
+    assert report.wakeup["T"] is not None
+
+
+def test_the_blocking_factor_is_named() -> None:
+    class LoRA(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Linear(6, 6).requires_grad_(False)
+            self.A, self.B = nn.Linear(6, 2, bias=False), zeros(nn.Linear(2, 6, bias=False))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.base(x) + self.B(self.A(x))
+            return out
+
+    report = sb.check(LoRA(), torch.randn(8, 6))
+    assert dict(report.wakeup) == {"A.weight": 2, "B.weight": 1}
+    (late,) = report.findings
+    assert late.because == "A.weight first learns at step 2: B.weight is zero, so the back-signal is zero until step 2"
+
+
+def test_balanced_classes_do_not_hide_the_output_bias() -> None:
+    net = zeros(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)))
+    batch = torch.randn(16, 4), torch.arange(16) % 2
+    assert sb.check(net, batch, nn.functional.cross_entropy).wakeup["2.bias"] == 1
+
+
+def test_a_key_bias_is_shadowed_whatever_the_seed() -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+        report = sb.check(layer, torch.randn(4, 6, 16), seed=seed)
+        (shadow,) = [f for f in report.findings if f.code == "SB105"]
+        assert shadow.units == tuple(range(16, 32)), seed
+        assert report.verdict == "healthy"
