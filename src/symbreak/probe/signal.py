@@ -19,6 +19,7 @@ from .passes import Pass
 from .wakeup import rms
 
 SURELY = 10.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
+FEWEST_SAMPLES = 4  # of fewer, nothing can be said
 ENOUGH_SAMPLES = 64  # below that a standard deviation says less, and the margin grows in proportion
 
 
@@ -105,11 +106,15 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
             linear=a.linear,
             saturated=a.saturated,
             dead=_indices(a.dead & a.negative),
-            surely_dead=_indices(a.dead & a.negative & (a.margin >= SURELY * max(1.0, ENOUGH_SAMPLES / a.samples))),
+            surely_dead=_indices(a.dead & a.negative & (a.margin >= _least_margin(a.samples))),
             hidden=not graph.ends_at(a.node),
         )
         for a in seen.activations
     )
+
+
+def _least_margin(samples: int) -> float:
+    return SURELY * max(1.0, ENOUGH_SAMPLES / samples) if samples >= FEWEST_SAMPLES else math.inf
 
 
 def flat_nodes(seen: Seen) -> dict[Any, str]:
