@@ -70,7 +70,8 @@ class Site:
     forward: list[Array] = field(default_factory=list)  # projections, [o] a call
     backward: list[Array] = field(default_factory=list)
     second_moment: Tensor | None = None  # [o]
-    variance: Tensor | None = None  # [o] over samples and positions
+    mean: Tensor | None = None  # [o] over samples and positions
+    variance: Tensor | None = None  # [o] likewise
     back_second_moment: Tensor | None = None  # [o]
     spread: float = 1.0  # share of the second moment that differs between samples
     activation: str | None = None
@@ -335,6 +336,7 @@ class Observer(TorchFunctionMode):
             still, others = result.detach(), _others(result, axis)
             site.shape, site.samples = tuple(result.shape), result.numel() // max(1, result.shape[axis])
             site.second_moment = _second_moment(still, axis)
+            site.mean = still.mean(others) if others else still
             site.variance = still.var(others, unbiased=False) if others else torch.zeros_like(still)
             site.spread = _spread(still)
         if result.requires_grad:

@@ -95,8 +95,11 @@ def _variance(site: Site) -> float | None:
 
 
 def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
-    """Every measured call of an activation, its dead units by number; `graph` tells which are hidden."""
-    return tuple(
+    """Every measured call of an activation, its dead units by number; `graph` tells which are hidden.
+
+    An activation written out by hand is not seen as a call; where its units are off, its layer shows it.
+    """
+    called = tuple(
         ActivationTrace(
             where=a.where,
             name=a.name,
@@ -111,6 +114,25 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
         )
         for a in seen.activations
     )
+    told = {a.layer for a in seen.activations}
+    silent = (_written_out(site) for name, site in seen.sites.items() if name not in told)
+    return called + tuple(a for a in silent if a is not None)
+
+
+def _written_out(site: Site) -> ActivationTrace | None:
+    """The units of a layer that get no back-signal at all, their values lying far below zero."""
+    if site.mean is None or site.variance is None or site.back_second_moment is None or site.calls > 1:
+        return None
+    quiet = site.back_second_moment == 0
+    margin = -site.mean / site.variance.sqrt().clamp_min(torch.finfo(site.mean.dtype).tiny)
+    off = quiet & (margin >= _least_margin(site.samples))
+    if not bool(off.any()) or bool(quiet.all()):
+        return None
+    units = _indices(off)
+    return ActivationTrace(
+        where=site.layer, name="what follows", layer=site.layer, units=len(off), samples=site.samples,
+        linear=0.0, saturated=0.0, dead=units, surely_dead=units,
+    )  # fmt: skip
 
 
 def _least_margin(samples: int) -> float:

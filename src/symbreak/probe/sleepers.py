@@ -19,6 +19,7 @@ from .passes import Runner, UsersCodeError
 from .project import slice_tops
 from .wakeup import Ladder, climb, nominal_scale, scale
 
+SHIFT = 1e-3  # of the scale: small enough to stay on one side of a ReLU or a max
 _STILL = {torch.float64: 1e-8, torch.float32: 1e-4}  # relative movement of the outputs that counts as none
 
 
@@ -192,7 +193,7 @@ def _moves(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...]) -
                 p = held.params[item.name].data
                 noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
                 rows = item.rows.to(p.device).reshape(p.shape[:1] + (1,) * (p.dim() - 1) if p.dim() else ())
-                p.add_(noise * rows * max(scale(p), 0.1))
+                p.add_(noise * rows * (SHIFT * max(scale(p), 0.1)))
         after = runner.outputs(1)
     return any(_differs(a, b, _STILL.get(held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
 

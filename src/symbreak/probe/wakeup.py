@@ -114,7 +114,7 @@ def _advance(runner: Runner, seen: Pass, awake: Iterable[str]) -> None:
 
 
 def _generic_factor(p: Tensor, g: Tensor, size: float) -> float:
-    """A number in [0.5, 1.5] from the gradient's own shape and size: equal tensors get equal factors, others different ones."""
+    """A number in [0.5, 1.5] from the gradient's own shape and size: equal tensors get equal factors, others not."""
     shape = float(torch.linalg.vector_norm(g, 1)) / (g.numel() * size)
     return 1.0 + 0.5 * math.sin(1e3 * shape + 10 * math.log(size) + math.sqrt(p.numel()))
 
