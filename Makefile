@@ -33,7 +33,7 @@ real-models-all: $(VENV)/.real-full
 faults: $(VENV)/.real
 	$(BIN)/python -m real_models.faults
 
-bench: $(VENV)/.real
+bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/probe.py
 
 $(VENV)/.torch: constraints.txt

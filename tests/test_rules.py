@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import symbreak as sb
+from symbreak import thresholds
 from symbreak.errors import ConfigError
 from symbreak.records import (
     ActivationTrace,
@@ -25,7 +26,7 @@ from symbreak.records import (
     TwinModules,
 )
 from symbreak.report import Report
-from symbreak.rules import RULES, find, judge, thresholds, validate_codes
+from symbreak.rules import RULES, find, judge, validate_codes
 from symbreak.rules.rule import Rule
 from symbreak.rules.twins import TWINS
 

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from symbreak.thresholds import NEAR
+
 from .borrow import Borrowed
 from .observe import Seen, Site
 from .passes import Pass
 from .project import Array, project
 
 LIVE_STEPS = 3  # equal at this many live steps counts as tied
-NEAR = 1e-3  # relative distance below which distinct units are called nearly tied
 _KEPT = 4  # live steps kept a tensor
 _MOST_NEAR = 20_000  # units beyond which near copies are not searched
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from symbreak.schemes.activations import ELEMENTWISE
+from symbreak.thresholds import LINEAR, SATURATED
 
 from .project import Array, project
-from .slopes import LINEAR, SATURATED, slope, steepest
+from .slopes import slope, steepest
 
 _LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 _TO_FLOAT = frozenset({"float", "half", "bfloat16"})

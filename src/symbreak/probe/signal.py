@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from symbreak.records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
 from symbreak.schemes import Fans, fans_of_shape, recognise
 from symbreak.schemes.activations import PIECEWISE, RANGES
+from symbreak.thresholds import ENOUGH_SAMPLES, FEWEST_SAMPLES, SURELY
 
 from .graph import Graph
 from .observe import Activation, Seen, Site
 from .passes import Pass
 from .wakeup import rms
-
-SURELY = 10.0  # standard deviations below zero from which a dead unit is not bad luck of the batch
-FEWEST_SAMPLES = 4  # of fewer, nothing can be said
-ENOUGH_SAMPLES = 64  # below that a standard deviation says less, and the margin grows in proportion
 
 
 def layers(

@@ -12,7 +12,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-LINEAR, SATURATED = 2 / 3, 1 / 10
 _GRID = 20.0  # every named activation reaches its steepest slope inside [-20, 20]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from symbreak.records import Claim, Remedy, Trace
+from symbreak.thresholds import LARGE_INPUT, PRIOR_EXCESS, UNEVEN_FEATURES
 
 from .grouping import some
 from .rule import rule
-from .thresholds import LARGE_INPUT, PRIOR_EXCESS, UNEVEN_FEATURES
 
 
 @rule("SB301", "unnormalised-input", "warning", "degraded")

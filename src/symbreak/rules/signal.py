@@ -6,10 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from symbreak.records import Claim, LayerTrace, Remedy, Trace
 from symbreak.schemes.activations import BOUNDED
-
-from .grouping import activation, called, layers
-from .rule import rule
-from .thresholds import (
+from symbreak.thresholds import (
     COLLAPSED,
     COLLAPSED_FACTOR,
     FIRST_STEP_TOO_LARGE,
@@ -19,6 +16,9 @@ from .thresholds import (
     SCALE_RATIO,
     SMALL_GATE,
 )
+
+from .grouping import activation, called, layers
+from .rule import rule
 
 
 @rule("SB201", "exploding-forward", "warning", "degraded")

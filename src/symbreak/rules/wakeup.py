@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from symbreak.records import ActivationTrace, Claim, Remedy, TensorTrace, Trace
+from symbreak.thresholds import DEAD_SHARE
 
 from .grouping import activation, called, listed, numbers, pattern, patterns, some
 from .rule import rule
-from .thresholds import DEAD_SHARE
 
 
 @rule("SB101", "never-wakes", "error", "stuck")

@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+NEAR = 1e-3
+"""SB006: relative distance of weights and gradients below which distinct units are nearly tied. Copies 1e-6 apart are
+still within 2e-4 after 4000 steps of SGD, copies 1e-2 apart reach 0.5."""
+
+SURELY = 10.0
+"""SB102: standard deviations the mean pre-activation lies below zero from which a dead unit is no luck of the batch."""
+
+FEWEST_SAMPLES, ENOUGH_SAMPLES = 4, 64
+"""SB102: of fewer than four samples nothing is said; below sixty-four a standard deviation says less, and the margin
+grows in proportion."""
+
+LINEAR, SATURATED = 2 / 3, 1 / 10
+"""SB205, SB206: a sample lies in the linear region where |phi'(z)| >= 2/3 sup|phi'|, on the flat part where it is at
+most a tenth of that."""
+
 SCALE_RATIO = 1e3
 """SB201-SB204: growth or decay of the signal over the depth. float16 holds five decades, and a factor of a thousand is
 what a depth-10 net with weights ten times too large or too small shows. Untouched real models stay within it or have a
