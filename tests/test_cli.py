@@ -274,11 +274,14 @@ def test_ctrl_c_in_a_real_process(folder):
     code = "from symbreak.cli import main; main()"
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     command = [sys.executable, "-c", code, "check", "models.py:slow"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+    # A shell starts background jobs with SIGINT ignored, and a child inherits that; this one shall hear it.
+    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes, **hears) as process:
         assert process.stderr.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=30) == 130, rest
     assert rest == "symbreak: interrupted; nothing was changed.\n"
 
 

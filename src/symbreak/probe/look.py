@@ -145,8 +145,8 @@ def _refuse(model: nn.Module) -> None:
             raise ModelError(f"{key!r} of {name} is on the meta device and has no values. Materialise it first.")
     if not parameters:
         raise ModelError(
-            f"{name} has no parameters, so there is no start to check. (Quantised modules keep theirs packed, and do not "
-            "train: check the model before quantising.)"
+            f"{name} has no parameters, so there is no start to check. (Quantised modules keep theirs packed, and do "
+            "not train: check the model before quantising.)"
         )
     if not any(p.requires_grad for _, p in parameters):
         raise ModelError(
