@@ -81,3 +81,28 @@ def test_a_key_bias_is_shadowed_whatever_the_seed() -> None:
         (shadow,) = [f for f in report.findings if f.code == "SB105"]
         assert shadow.units == tuple(range(16, 32)), seed
         assert report.verdict == "healthy"
+
+
+class Bottleneck(nn.Module):
+    """An encoder whose code is rounded to whole numbers, and a head that no loss looks at."""
+
+    def __init__(self, *, rounds: bool) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.aside = nn.Linear(6, 4), nn.Linear(4, 3), nn.Linear(4, 2)
+        self.rounds = rounds
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(x)
+        code = (20 * code).int().to(x.dtype) / 20 if self.rounds else code
+        return self.decoder(code), self.aside(code)
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_a_graph_that_is_cut_is_told_from_a_branch_that_is_not_used(rounds: bool) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(32, 6), torch.randn(32, 3)
+    report = sb.check(Bottleneck(rounds=rounds), batch, lambda out, y: (out[0] - y).square().mean())
+    found = {(f.code, f.where) for f in report.findings if f.severity != "info"}
+    cut = {("SB101", "encoder")} if rounds else set()
+    assert found == {("SB104", "aside.weight"), *cut}
+    assert report.verdict == ("stuck" if rounds else "healthy")

@@ -78,6 +78,7 @@ class TensorTrace:
     input_zero: tuple[str, ...] = ()  # zero tensors that make its input zero
     back_zero: tuple[str, ...] = ()  # zero tensors that make its back-signal zero
     dead: tuple[str, ...] = ()  # activations without slope between it and the loss
+    cut_off: bool = False  # the loss depends on it, yet no graph leads to it
     wakes_when_filled: bool = False
     moves_output: bool = False
     blocked_rows: tuple[int, ...] = ()

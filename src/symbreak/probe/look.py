@@ -85,7 +85,13 @@ def _look(
         assert first is not None
         found = Sleepers()
         if not ladder.nonfinite:
-            found = investigate(runner, ladder, lookups=_with_role(first, "lookup"), tied=log.tied_names(model))
+            found = investigate(
+                runner,
+                ladder,
+                lookups=_with_role(first, "lookup"),
+                tied=log.tied_names(model),
+                touched=frozenset(first.seen.roles),
+            )
         zero = frozenset(n for n, s in starts.items() if s == "zero")
         graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
         tensors = _tensors(held, ladder, found, first, starts, graph)
@@ -246,6 +252,7 @@ def _tensors(
                 input_zero=blocked.input_zero,
                 back_zero=blocked.back_zero,
                 dead=blocked.dead,
+                cut_off=name in found.cut,
                 wakes_when_filled=name in found.filled_wake,
                 moves_output=name not in found.absorbed,
                 sleeping_rows=_indices(sleeping),
@@ -268,7 +275,7 @@ def _status(
     if name in ladder.starved:
         return "starved"
     if name not in ladder.path:
-        return "unused"
+        return "asleep" if name in found.cut else "unused"
     if name in found.freed:
         return "tied"
     # A position table that a normalisation erases was meant to do something; a bias it erases is only not needed.

@@ -79,8 +79,12 @@ class Runner:
         end = next((name for o in outcome.outputs if (name := observer.activation_of(o)) is not None), None)
         return Pass(gradients, observer.seen, loss, draw, outputs, roots, end)
 
-    def outputs(self, step: int) -> tuple[Tensor, ...]:
-        """Forward only: every output, or the loss where there is nothing else to look at."""
+    def outputs(self, step: int, *, felt: bool = False) -> tuple[Tensor, ...]:
+        """Forward only: every output, or the loss where there is nothing else to look at.
+
+        Args:
+            felt: only what training feels: the loss where there is one, else the outputs that carry a gradient.
+        """
         held, task = self.held, self.task
         self._count(1 / 3)
         draw = task.draw(step, held.dtype)
@@ -89,9 +93,9 @@ class Runner:
         observer.forward_is_over()
         with _users_code(), held.users_device(), observer:
             outcome = task.run(draw, self.seed)
-        if outcome.loss is not None and not outcome.outputs:
+        if outcome.loss is not None and (felt or not outcome.outputs):
             return (outcome.loss.detach().reshape(1),)
-        return tuple(o.detach() for o in outcome.outputs)
+        return tuple(o.detach() for o in outcome.outputs if o.requires_grad or not felt)
 
     def _count(self, amount: float) -> None:
         self.passes += amount

@@ -31,6 +31,7 @@ class Sleepers:
     filled_rows: dict[str, Tensor] = field(default_factory=dict)
     absorbed: set[str] = field(default_factory=set)
     absorbed_rows: dict[str, Tensor] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)  # moves the loss, yet no graph leads to it
     freed: set[str] = field(default_factory=set)  # wakes once copies are told apart
     climbs: int = 1
 
@@ -41,14 +42,17 @@ class _Item:
     rows: Tensor  # [rows] which of them to shift
 
 
-def investigate(runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied: frozenset[str]) -> Sleepers:
+def investigate(
+    runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied: frozenset[str], touched: frozenset[str]
+) -> Sleepers:
     """Look again at what stayed asleep: on other data, with zeros filled, with copies told apart, and by shifting it.
 
     Args:
         lookups: tables whose rows need not all be seen.
         tied: tensors that hold copies.
+        touched: tensors that the forward pass uses.
     """
-    found = Sleepers()
+    found = Sleepers(cut=_cut_off(runner, ladder, touched))
     blank = {n: _zero_rows(runner.held.params[n].data) for n in ladder.path if n not in lookups}
     if _unexplained(ladder, blank):
         _look_again(runner, ladder, found)
@@ -73,6 +77,21 @@ def investigate(runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied
             if bool(item.rows.all()):
                 found.absorbed.add(item.name)
     return found
+
+
+def _cut_off(runner: Runner, ladder: Ladder, touched: frozenset[str]) -> set[str]:
+    """What the forward pass uses and the loss depends on, though no gradient can reach it: rounding, argmax, detach."""
+    groups: dict[str, list[_Item]] = {}
+    for name in ladder.wake:
+        if name in touched and name not in ladder.path and name not in ladder.starved:
+            rows = torch.ones_like(ladder.rows[name])
+            groups.setdefault(name.partition(".")[0], []).append(_Item(name, rows))
+    if not groups:
+        return set()
+    runner.what = "shifting what has no path to the loss"
+    before = runner.outputs(1, felt=True)
+    moving = [items for items in groups.values() if _moves(runner, items, before, shift=1.0, felt=True)]
+    return {item.name for items in moving for item in items}
 
 
 def _unexplained(ladder: Ladder, blank: dict[str, Tensor]) -> bool:
@@ -184,7 +203,9 @@ def _unmoved(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
     return found
 
 
-def _moves(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...]) -> bool:
+def _moves(
+    runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], *, shift: float = SHIFT, felt: bool = False
+) -> bool:
     generator = torch.Generator().manual_seed(runner.seed + 99)
     held = runner.held
     with held.scratch():
@@ -193,8 +214,8 @@ def _moves(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...]) -
                 p = held.params[item.name].data
                 noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
                 rows = item.rows.to(p.device).reshape(p.shape[:1] + (1,) * (p.dim() - 1) if p.dim() else ())
-                p.add_(noise * rows * (SHIFT * max(scale(p), 0.1)))
-        after = runner.outputs(1)
+                p.add_(noise * rows * (shift * max(scale(p), 0.1)))
+        after = runner.outputs(1, felt=felt)
     return any(_differs(a, b, _STILL.get(held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
 
 

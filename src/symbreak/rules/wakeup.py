@@ -273,6 +273,8 @@ def _cause(trace: Trace, t: TensorTrace, its: str) -> str:
         sentences.append(f"every unit of {_these(trace, t.dead)} is {why}")
     if sentences:
         return ", and ".join(sentences)
+    if t.cut_off:
+        return f"the loss depends on {t.name}, but no graph leads to it: something cuts it (rounding, argmax, detach)"
     if "lookup" in t.roles:
         return f"every row that is asked of {t.name} is padding, which gets no gradient by design"
     kink = _at_kink(trace, t)
