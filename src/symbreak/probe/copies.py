@@ -127,11 +127,12 @@ class CopyLog:
         found = []
         by_axis = {(calls[0][1].weight, calls[0][1].out_axis): calls for calls in self._sites.values()}
         for name, track in self._tracks.items():
-            for axis in self._axes[name] if self._final[name].dim() >= 2 else ():
+            value = self._final[name]
+            for axis in self._axes[name] if value.dim() >= 2 and value.numel() else ():
                 site = by_axis.get((name, axis), [])
                 if site and name in outputs:
                     continue
-                one = self._one(name, axis, track, site, self._final[name], free_biases)
+                one = self._one(name, axis, track, site, value, free_biases)
                 if one is not None:
                     found.append(one)
         return tuple(found)
@@ -156,25 +157,37 @@ class CopyLog:
             same = _cluster([start, *extra, *back], self._tolerance)
             return Slices(name, axis, count, labels=tuple(same.tolist()))
         coordinates = [c for c in (*columns, *gradients, *extra, *back) if len(c) == count]
-        exact = _cluster(coordinates, self._tolerance)
+        equal = self._verified(_cluster(coordinates, self._tolerance), live, value, axis)
         by_function = self._by_function(site, track.steps, live, count)
-        if by_function is not None:
-            exact = _join(exact, by_function)
-        tied = _groups(exact, live)
-        mirrored: tuple[tuple[int, ...], ...] = ()
+        exact = equal if by_function is None else _join(equal, by_function)
+        mirrored = False
         if site:
-            signed = _cluster(_upright(coordinates), self._tolerance)
-            mirrored = tuple(g for g in _groups(signed, live) if g not in tied) if len(signed) else ()
-            if mirrored:
-                exact, tied = _join(exact, signed), _groups(_join(exact, signed), live)
+            signed = self._verified(_cluster(_upright(coordinates), self._tolerance), live, value, axis, mirrored=True)
+            mirrored = len(np.unique(_join(exact, signed))) < len(np.unique(exact))
+            exact = _join(exact, signed) if mirrored else exact
+        tied = _groups(exact, live)
         near, distance = self._near(coordinates, exact, live, value, axis) if count <= _MOST_NEAR else ((), 0.0)
         equal_at_start = _cluster([start], self._tolerance)
         apart = tuple(g for g in _groups(equal_at_start, np.abs(start) > 0) if len(set(exact[list(g)])) > 1)
-        defect = max((_defect(value, axis, g, mirrored=bool(mirrored)) for g in tied), default=0.0)
+        defect = max((_defect(value, axis, g, mirrored=mirrored) for g in tied), default=0.0)
         return Slices(
-            name, axis, count, tied, bool(mirrored), by_function is not None and bool(tied) and defect > 1e-6,
+            name, axis, count, tied, mirrored, by_function is not None and bool(tied) and defect > 1e-6,
             near, distance, apart, track.steps[0] if apart else None, defect, len(track.steps), tuple(exact.tolist()),
         )  # fmt: skip
+
+    def _verified(
+        self, labels: NDArray[np.int64], live: NDArray[np.bool_], value: Tensor, axis: int, *, mirrored: bool = False
+    ) -> NDArray[np.int64]:
+        """The labels, less the members that only looked equal: among many slices a few projections agree by chance."""
+        labels = labels.copy()
+        fresh = int(labels.max(initial=0)) + 1
+        for first, *others in _groups(labels, live):
+            for other in others:
+                gap = _distance(value, axis, first, other)
+                gap = min(gap, _distance(value, axis, first, other, sign=-1)) if mirrored else gap
+                if gap > 1e2 * self._tolerance:
+                    labels[other], fresh = fresh, fresh + 1
+        return labels
 
     def _bias_columns(self, site: list[tuple[int, Site]], free: frozenset[str], kept: int) -> list[Array]:
         bias = site[0][1].bias
@@ -189,8 +202,8 @@ class CopyLog:
     ) -> NDArray[np.int64] | None:
         """Classes of units with equal activation and back-signal at every live step."""
         calls = [s for step, s in site if step in steps and s.forward and len(s.forward) == len(s.backward)]
-        if len(calls) < LIVE_STEPS or not live.any():
-            return None
+        if len(calls) < LIVE_STEPS or not live.any() or self._tolerance > 1e-6:
+            return None  # float32 is too coarse to tell equal functions from similar ones
         columns = [t for s in calls for t in (*s.forward, *s.backward)]
         if any(len(c) != count for c in columns):
             return None
@@ -402,11 +415,11 @@ def _defect(value: Tensor, axis: int, group: tuple[int, ...], *, mirrored: bool)
     return float((rows - rows[:1]).abs().max()) / size if size > 0 else 0.0
 
 
-def _distance(value: Tensor, axis: int, a: int, b: int) -> float:
+def _distance(value: Tensor, axis: int, a: int, b: int, *, sign: int = 1) -> float:
     """How far two slices really are from each other, relative to their size: projections only made them suspects."""
     u, v = value.select(axis, a), value.select(axis, b)
-    size = float(torch.linalg.vector_norm(u))
-    return float(torch.linalg.vector_norm(u - v)) / size if size > 0 else float("inf")
+    size, gap = float(torch.linalg.vector_norm(u)), float(torch.linalg.vector_norm(u - sign * v))
+    return gap / size if size > 0 else (0.0 if gap == 0 else float("inf"))
 
 
 def _alike(numbers: list[float], tolerance: float) -> bool:

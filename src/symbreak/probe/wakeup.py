@@ -125,7 +125,7 @@ def rms(tensor: Tensor) -> float:
 
 def nominal_scale(p: Tensor) -> float:
     """The size a tensor of this shape has by a usual start: 1/sqrt(fan_in) for weights, 0.1 for vectors and gates."""
-    return math.sqrt(p.shape[0] / p.numel()) if p.dim() >= 2 else 0.1
+    return math.sqrt(p.shape[0] / p.numel()) if p.dim() >= 2 and p.numel() else 0.1
 
 
 def scale(p: Tensor) -> float:

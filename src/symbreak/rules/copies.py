@@ -154,13 +154,15 @@ def tied_networks(trace: Trace) -> Iterator[Claim]:
     for twin in trace.twins:
         if twin.tied and not twin.experts:
             names = layers(trace, twin.modules)
+            # The generic loss treats outputs of one shape alike; yours may not.
+            under = "" if trace.loss is not None else " under a loss that treats their outputs alike"
             tensors = f"all {twin.tensors} tensors" if twin.tensors > 1 else "their one tensor"
             yield Claim(
                 where=twin.modules[0],
                 because=(
                     f"{names} ({twin.kind}) start equal in {tensors} and get equal gradients at "
                     f"{twin.live_steps} steps: one network, counted {len(twin.modules)} "
-                    f"times{_breakers(trace)}"
+                    f"times{under}{_breakers(trace)}"
                 ),
                 evidence={"modules": list(twin.modules), "live_steps": twin.live_steps, "tensors": twin.tensors},
                 remedy=Remedy("reinit", twin.modules[-1], f"draw each of {names} from a seed of its own"),
