@@ -275,7 +275,7 @@ def _cause(trace: Trace, t: TensorTrace, its: str) -> str:
         return ", and ".join(sentences)
     if t.cut_off:
         return f"the loss depends on {t.name}, but no graph leads to it: something cuts it (rounding, argmax, detach)"
-    if "lookup" in t.roles:
+    if "lookup" in t.roles and t.moves_output:
         return f"every row that is asked of {t.name} is padding, which gets no gradient by design"
     kink = _at_kink(trace, t)
     if kink:
