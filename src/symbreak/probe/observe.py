@@ -76,7 +76,6 @@ class Site:
     back_second_moment: Tensor | None = None  # [o]
     spread: float = 1.0  # share of the second moment that differs between samples
     activation: str | None = None
-    nodes: list[Any] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -341,7 +340,6 @@ class Observer(TorchFunctionMode):
             site.variance = still.var(others, unbiased=False) if others else torch.zeros_like(still)
             site.spread = _spread(still)
         if result.requires_grad:
-            site.nodes.append(result.grad_fn)
             result.register_hook(self._watch_back(site, axis))  # type: ignore[no-untyped-call]
 
     def _watch_back(self, site: Site, axis: int) -> Callable[[Tensor], None]:

@@ -1,0 +1,41 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import symbreak
+
+
+def test_public_names() -> None:
+    assert sorted(symbreak.__all__) == [
+        "Finding",
+        "Report",
+        "SymbreakError",
+        "__version__",
+        "check",
+        "nets",
+        "schemes",
+    ]
+    assert dir(symbreak) == sorted(symbreak.__all__)
+    for name in symbreak.__all__:
+        assert getattr(symbreak, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'symbreak' has no attribute 'chekc'"):
+        _ = symbreak.chekc
+
+
+@pytest.mark.parametrize(
+    ("code", "loads"),
+    [("import symbreak", False), ("import symbreak.rules", False), ("import symbreak; symbreak.check", False),
+     ("import symbreak.probe", True)],
+)  # fmt: skip
+def test_torch_is_imported_only_when_it_is_needed(code: str, loads: bool) -> None:
+    ask = f"{code}; import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(loads)
