@@ -109,6 +109,7 @@ class LayerTrace:
     from_data: bool
     forward_rms: float | None = None
     forward_variance: float | None = None
+    signal_product: float | None = None  # forward_rms x backward_rms: constant over the depth of a well-scaled net
     backward_norm: float | None = None  # l2 norm of the whole back-signal: pooling spreads it, and keeps this
     backward_rms: float | None = None
     weight_rms: float = 0.0

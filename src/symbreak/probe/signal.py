@@ -40,6 +40,7 @@ def _layer(
     adaptive: bool,
 ) -> LayerTrace:
     weight = params[site.weight].data
+    forward, backward = _root_mean(site.second_moment), _root_mean(site.back_second_moment)
     weight_rms, gradient_rms = rms(weight), rms(gradient) if gradient is not None else 0.0
     step = learning_rate if adaptive and gradient_rms > 0 else learning_rate * gradient_rms
     return LayerTrace(
@@ -53,9 +54,10 @@ def _layer(
         gates=site.gates,
         heads=site.heads,
         from_data=site.from_data,
-        forward_rms=_root_mean(site.second_moment),
+        forward_rms=forward,
         forward_variance=_variance(site),
-        backward_rms=_root_mean(site.back_second_moment),
+        backward_rms=backward,
+        signal_product=forward * backward if forward is not None and backward is not None else None,
         backward_norm=_norm(site),
         weight_rms=weight_rms,
         gradient_rms=gradient_rms,
