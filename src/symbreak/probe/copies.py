@@ -343,8 +343,8 @@ def _cluster(columns: list[Array], tolerance: float) -> NDArray[np.int64]:
     """Labels of rows that agree in every column, to `tolerance` of the column's size."""
     labels = np.zeros(len(columns[0]) if columns else 0, dtype=np.int64)
     for column in columns:
-        if len(column) != len(labels):
-            continue
+        if len(column) != len(labels) or labels.max(initial=0) + 1 == len(labels):
+            continue  # all are told apart already
         size = np.abs(column).max(initial=0.0)
         if size == 0:
             continue

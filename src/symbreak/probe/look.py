@@ -89,7 +89,7 @@ def _look(
                 runner,
                 ladder,
                 lookups=_with_role(first, "lookup"),
-                tied=log.tied_names(model),
+                tied=lambda: log.tied_names(model),
                 touched=frozenset(first.seen.roles),
             )
         zero = frozenset(n for n, s in starts.items() if s == "zero")

@@ -7,7 +7,7 @@ parameter and see whether any output moves.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,13 +43,18 @@ class _Item:
 
 
 def investigate(
-    runner: Runner, ladder: Ladder, *, lookups: frozenset[str], tied: frozenset[str], touched: frozenset[str]
+    runner: Runner,
+    ladder: Ladder,
+    *,
+    lookups: frozenset[str],
+    tied: Callable[[], frozenset[str]],
+    touched: frozenset[str],
 ) -> Sleepers:
     """Look again at what stayed asleep: on other data, with zeros filled, with copies told apart, and by shifting it.
 
     Args:
         lookups: tables whose rows need not all be seen.
-        tied: tensors that hold copies.
+        tied: gives the tensors that hold copies; asked only where something sleeps.
         touched: tensors that the forward pass uses.
     """
     found = Sleepers(cut=_cut_off(runner, ladder, touched))
@@ -59,8 +64,9 @@ def investigate(
     suspects = _suspects(ladder, blank)
     if not suspects:
         return found
-    if tied and any(ladder.wake[name] is None for name in suspects):
-        found.freed = _tell_apart(runner, tied)
+    copies = tied() if any(ladder.wake[name] is None for name in suspects) else frozenset()
+    if copies:
+        found.freed = _tell_apart(runner, copies)
         found.climbs += 1
     with runner.held.scratch():
         _fill(runner)
