@@ -161,8 +161,9 @@ def test_zero_reaches_the_minimum_of_least_norm_and_any_start_keeps_its_null_spa
 def test_what_rounding_makes_of_a_zero_singular_value_is_null_space():
     rng = np.random.default_rng(0)
     X, w0 = rng.normal(size=(6, 2)) @ rng.normal(size=(2, 5)), rng.normal(size=5)
-    end = descent.path(X, X @ np.ones(5), w0, descent.largest_eta(X) / 2, [10**18])[0, 0, 0]
-    expected = w0 + np.linalg.pinv(X, rcond=1e-10) @ X @ (1 - w0)
+    y = rng.normal(size=6)
+    end = descent.path(X, y, w0, descent.largest_eta(X) / 2, [10**18])[0, 0, 0]
+    expected = w0 + np.linalg.pinv(X, rcond=1e-10) @ (y - X @ w0)
     assert np.abs(end - expected).max() < 1e-13
 
 

@@ -182,9 +182,9 @@ def test_a_sum_that_is_zero_but_for_rounding_is_a_tie(w0, ties):
 
 
 def test_rounding_of_earlier_updates_counts():
-    """Ten steps of 0.1 against a start of -1: zero in decimals, 2**-53 off in floats."""
-    done = perceptron.run([[1.0]], [1], [[-1.0]], 0.1, epochs=11)
-    assert done.weights.item() != 0
+    """A thousand steps of 0.1 from -100: zero in decimals, and in floats off by far more than one sum's rounding."""
+    done = perceptron.run([[1.0]], [1], [[-100.0]], 0.1, epochs=1001)
+    assert abs(done.weights.item()) > 1e-13
     assert done.ties.item() > 0
 
 
