@@ -42,7 +42,6 @@ class Pass:
     seen: Seen
     loss: float | None
     draw: Draw
-    outputs: tuple[Tensor, ...]
     roots: tuple[Any, ...]
     end: str | None  # the bounded activation that the output ends in
 
@@ -75,9 +74,8 @@ class Runner:
         gradients = {name: None if g is None else _dense(g) for name, g in gradients.items()}
         _clear(held)
         loss = float(outcome.loss.detach()) if outcome.loss is not None else None
-        outputs = tuple(o.detach() for o in outcome.outputs)
         end = next((name for o in outcome.outputs if (name := observer.activation_of(o)) is not None), None)
-        return Pass(gradients, observer.seen, loss, draw, outputs, roots, end)
+        return Pass(gradients, observer.seen, loss, draw, roots, end)
 
     def outputs(self, step: int, *, felt: bool = False) -> tuple[Tensor, ...]:
         """Forward only: every output, or the loss where there is nothing else to look at.
