@@ -302,6 +302,7 @@ EDGES: dict[str, Callable[[float], Trace]] = {
     "SB204": lambda x: trace(layers=(layer("a", backward_norm=1 / (x * S)), layer("b"), layer("c"))),
     "SB205": lambda x: trace(activations=(tanh("a", saturated=x * thresholds.SATURATED_SHARE),)),
     "SB206": lambda x: trace(
+        departure=0.0,
         layers=depth(), activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0))
     ),
     "SB207": lambda x: trace(loss=1.0, layers=(layer("a", update_to_weight=x * thresholds.FIRST_STEP_TOO_LARGE),)),

@@ -93,6 +93,7 @@ class Activation:
     negative: Tensor  # [o] every pre-activation below 0
     margin: Tensor  # [o] how many standard deviations the mean lies below 0
     node: Any
+    gate: bool = False  # it multiplies another signal
 
 
 @dataclass
@@ -226,7 +227,7 @@ class Observer(TorchFunctionMode):
                 self._use(name, args, kwargs, owned, result)
         elif isinstance(result, Tensor) and tensors:
             if name in _MULTIPLIES:
-                self._drop_self_gates(tensors)
+                self._note_gates(tensors)
             self._pass_on(tensors[0], result)
         if z is not None and isinstance(result, Tensor) and result.requires_grad:
             self._activate(func, _known_as(name.rstrip("_"), args, kwargs), args, kwargs, z, result)
@@ -252,14 +253,17 @@ class Observer(TorchFunctionMode):
         if same and (activation := self._activation.get(source)) is not None:
             self._activation.set(result, activation)
 
-    def _drop_self_gates(self, tensors: Sequence[Tensor]) -> None:
-        """z * sigmoid(z) and the like are one activation written out; its inner function says nothing of the units."""
+    def _note_gates(self, tensors: Sequence[Tensor]) -> None:
+        """What multiplies another signal is a gate, which may start open or shut. z * sigmoid(z) and the like are one
+        activation written out; its inner function says nothing of the units, and is dropped."""
         inner = [t for t in tensors if self._activation.get(t) is not None]
         for gate in inner:
             activation = self._activation.get(gate)
             others = [self._origin.get(t) for t in tensors if t is not gate]
             if activation in self.seen.activations and any(o is not None and o[0] == activation.layer for o in others):
                 self.seen.activations.remove(activation)
+            elif any(t.requires_grad for t in tensors if t is not gate):
+                activation.gate = True
 
     def _name_roles(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
         for tensor, tag in owned:

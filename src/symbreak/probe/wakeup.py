@@ -25,6 +25,7 @@ ALMOST_ZERO = 1e-12  # a tensor below this rms has no scale of its own
 NOISE = 1e-4  # |g64| < NOISE |g32|: rounding, not gradient
 _ODD = 1e-9  # gradients this small against the largest tensor's are compared in two precisions
 _ODD_ROW = 1e-9  # the same for a row against its tensor
+_ODD_ALL = 1e-9  # and this is small in itself: where every gradient is rounding, none of them looks odd beside another
 
 
 @dataclass
@@ -173,7 +174,7 @@ class _Noise:
 
     def _odd(self, name: str, top: Tensor, largest: float) -> Tensor:
         """Rows whose gradient is suspiciously small and not yet explained."""
-        small = (top < _ODD_ROW * top.max()) | (top.max() < _ODD * largest)
+        small = (top < _ODD_ROW * top.max()) | (top.max() < max(_ODD * largest, _ODD_ALL))
         known = top <= 1e3 * self._floor.get(name, torch.zeros_like(top))
         return (top > 0) & small & ~known
 

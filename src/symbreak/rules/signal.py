@@ -9,6 +9,7 @@ from symbreak.schemes.activations import BOUNDED
 from symbreak.thresholds import (
     COLLAPSED,
     COLLAPSED_FACTOR,
+    DEPARTURE,
     FIRST_STEP_TOO_LARGE,
     FIRST_STEP_TOO_SMALL,
     LINEAR_SHARE,
@@ -80,14 +81,15 @@ def vanishing_gradient(trace: Trace) -> Iterator[Claim]:
 def saturated_units(trace: Trace) -> Iterator[Claim]:
     """More than half of the samples of a bounded activation lie on its flat part.
 
-    Why: the slope there is at most a tenth of the steepest, so gradients shrink at least tenfold.
+    Why: the slope there is at most a tenth of the steepest, so gradients shrink at least tenfold. A gate, which
+    multiplies another signal, may start open or shut, and is left out.
 
     Evidence: the share of samples and units with such a slope, at step 1.
 
     Remedy: shift and rescale the layer in front by data.
     """
     for a in trace.activations:
-        if a.hidden and a.name in BOUNDED and a.saturated > SATURATED_SHARE:
+        if a.hidden and not a.gate and a.name in BOUNDED and a.saturated > SATURATED_SHARE:
             yield Claim(
                 where=a.where,
                 because=(
@@ -112,13 +114,15 @@ def purely_linear(trace: Trace) -> Iterator[Claim]:
 
     Why: the network is one linear map until the weights have grown.
 
-    Evidence: the share of samples whose slope is at least two thirds of the steepest, in each activation but one that
-    ends the network, at step 1.
+    Evidence: the share of samples whose slope is at least two thirds of the steepest, in each activation that neither
+    ends the network nor is a gate, at step 1; and the network's answer midway between two batches, which for a linear
+    map is the mean of its answers to both. A normalisation or attention in between departs from that.
 
     Remedy: larger weights, or inputs of unit variance.
     """
-    hidden = [a for a in trace.activations if a.hidden]
-    if hidden and all(a.linear >= LINEAR_SHARE for a in hidden):
+    hidden = [a for a in trace.activations if a.hidden and not a.gate]
+    is_linear = trace.departure is not None and trace.departure < DEPARTURE
+    if is_linear and hidden and all(a.linear >= LINEAR_SHARE for a in hidden):
         n, least = len(hidden), min(a.linear for a in hidden)
         who = (
             f"each of the {n} hidden activations works"
@@ -131,7 +135,7 @@ def purely_linear(trace: Trace) -> Iterator[Claim]:
             yield Claim(
                 where=hidden[0].where,
                 because=f"{who} in its linear region on {share}: the network is one linear map so far",
-                evidence={"least_linear_share": least, "activations": n},
+                evidence={"least_linear_share": least, "activations": n, "departure": trace.departure},
                 remedy=Remedy("rescale", moving[0].name, "use larger weights, or inputs of unit variance"),
             )
 
