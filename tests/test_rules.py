@@ -303,7 +303,8 @@ EDGES: dict[str, Callable[[float], Trace]] = {
     "SB205": lambda x: trace(activations=(tanh("a", saturated=x * thresholds.SATURATED_SHARE),)),
     "SB206": lambda x: trace(
         departure=0.0,
-        layers=depth(), activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0))
+        layers=depth(),
+        activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0)),
     ),
     "SB207": lambda x: trace(loss=1.0, layers=(layer("a", update_to_weight=x * thresholds.FIRST_STEP_TOO_LARGE),)),
     "SB208": lambda x: trace(layers=depth(spread=thresholds.COLLAPSED / x)),

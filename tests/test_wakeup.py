@@ -131,3 +131,30 @@ def test_a_tiny_loss_is_no_rounding() -> None:
     net, y = chain(3, 8, nn.Tanh), torch.randn(32, 3)
     report = sb.check(net, (torch.randn(32, 8), y), lambda o, t: 1e-14 * nn.functional.mse_loss(o, t), ignore=["SB207"])
     assert (report.verdict, set(report.wakeup.values())) == ("healthy", {1})
+
+
+@pytest.mark.parametrize(("gamma", "dead"), [(0.0, False), (1.0, True)])
+def test_units_that_see_a_zero_for_now_are_not_dead(gamma: float, dead: bool) -> None:
+    """A gate behind a zero norm weight sees its own bias only; what it will see later is not known."""
+
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc1, self.fc2, self.head = (
+                nn.BatchNorm1d(8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 3),
+            )
+            nn.init.constant_(self.norm.weight, gamma)
+            with torch.no_grad():
+                self.fc1.bias[:4] = -100.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            branch = self.norm(x)
+            out: Tensor = self.head(x + branch * self.fc2(self.fc1(branch).relu()).sigmoid())
+            return out
+
+    torch.manual_seed(0)
+    report = sb.check(Squeeze(), torch.randn(32, 8))
+    assert [f.units for f in report.findings if f.code == "SB102"] == ([(0, 1, 2, 3)] if dead else [])

@@ -386,7 +386,7 @@ class Observer(TorchFunctionMode):
             saturated=float((size <= SATURATED * top).double().mean()),
             dead=(size == 0).all(0),
             negative=rows.amax(0) < 0,
-            margin=-mean / std.clamp_min(torch.finfo(rows.dtype).tiny),
+            margin=_margin(mean, std),
             node=result.grad_fn,
         )
         self.seen.activations.append(activation)
@@ -520,6 +520,13 @@ def _tensors(things: Any) -> Iterator[Tensor]:
             yield thing
         elif isinstance(thing, list | tuple):
             yield from _tensors(thing)
+
+
+def _margin(mean: Tensor, std: Tensor) -> Tensor:
+    """[o]: standard deviations below zero; none where a whole layer is still: its input is a zero that may yet move."""
+    if not bool((std > 1e-9 * mean.abs()).any()):
+        return torch.zeros_like(mean)
+    return -mean / std.clamp_min(torch.finfo(mean.dtype).tiny)
 
 
 def _by_unit(tensor: Tensor, axis: int) -> Tensor:
