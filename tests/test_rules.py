@@ -391,3 +391,14 @@ def test_experts_are_not_told_as_networks() -> None:
     assert codes(trace(twins=(twin,))) == {"SB003"}
     assert codes(trace(twins=(replace(twin, experts=False),))) == {"SB005"}
     assert codes(trace(twins=(replace(twin, tied=False),))) == {"SB406"}
+
+
+@pytest.mark.parametrize("code", ["SB203", "SB204"])
+def test_one_layer_alone_is_no_matter_of_depth(code: str) -> None:
+    """A head a thousand times too small shrinks the back-signal once; so does a chain, but at each of its layers."""
+    far = 10 * S if code == "SB203" else 1 / (10 * S)
+    steady = tuple(layer(f"{i}", backward_norm=1.0) for i in range(8))
+    one, chain = layer("x", backward_norm=far), tuple(layer(f"{i}", backward_norm=far ** (1 - i / 8)) for i in range(9))
+    alone = (one, *steady) if code == "SB203" else (*steady, layer("head", backward_norm=1 / far))
+    assert code not in codes(trace(layers=alone))
+    assert code in codes(trace(layers=tuple(layer(r.name, backward_norm=(r.backward_norm or 0) ** 2) for r in chain)))

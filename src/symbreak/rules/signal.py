@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from symbreak.records import Claim, LayerTrace, Remedy, Trace
 from symbreak.schemes.activations import BOUNDED
@@ -56,7 +57,8 @@ def exploding_gradient(trace: Trace) -> Iterator[Claim]:
 
     Why: one learning rate cannot suit the first and the last layer: what moves the last one throws the first one away.
 
-    Evidence: the largest norm of the whole back-signal in the first and in the last third of the layers, at step 1.
+    Evidence: the norm of the whole back-signal at step 1: the median of the first third of the layers against the
+    largest of the last third. One layer alone, such as a small head, is no matter of depth.
 
     Remedy: weights by a rule that keeps the back-signal's second moment, or a normalisation.
     """
@@ -69,7 +71,8 @@ def vanishing_gradient(trace: Trace) -> Iterator[Claim]:
 
     Why: under SGD the first layers learn that much slower; under Adam they learn from noise.
 
-    Evidence: the largest norm of the whole back-signal in the first and in the last third of the layers, at step 1.
+    Evidence: the norm of the whole back-signal at step 1: the median of the last third of the layers against the
+    largest of the first third. One layer alone, such as a small head, is no matter of depth.
 
     Remedy: weights by a rule that keeps the back-signal's second moment, an activation with a larger slope, residual
     connections, or a normalisation.
@@ -258,11 +261,11 @@ def _backward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
     gated = any(t.start == "constant" and "scale" in t.roles and t.weight_rms < SMALL_GATE for t in trace.tensors)
     if len(rows) < 3 or gated:
         return
-    head, tail = _ends(rows)
-    early, late = max(r.backward_norm or 0 for r in head), max(r.backward_norm or 0 for r in tail)
+    head, tail = ([r.backward_norm or 0 for r in end] for end in _ends(rows))
+    early, late = (median(head), max(tail)) if grows else (max(head), median(tail))
     if early / late > SCALE_RATIO if grows else late / early > SCALE_RATIO:
         yield Claim(
-            where=head[0].name,
+            where=rows[0].name,
             because=(
                 f"the back-signal {'grows' if grows else 'shrinks'} from {late:.2g} in the last "
                 f"layers to {early:.2g} (l2 norm) in the first"
@@ -270,7 +273,7 @@ def _backward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
             evidence={"last_norm": late, "first_norm": early, "layers": len(rows)},
             remedy=Remedy(
                 "rescale",
-                head[0].name,
+                rows[0].name,
                 "use weights by a rule that keeps the back-signal's second moment, or a normalisation",
             ),
         )
