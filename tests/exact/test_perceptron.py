@@ -240,7 +240,7 @@ GOOD = {"X": [[0.0], [1.0]], "y": [0, 1], "W0": [[0.0]], "eta": 1.0}
     ("wrong", "says"),
     [
         ({"X": [[float("nan")], [1.0]]}, "X holds|no finite number"),
-        ({"y": [0, 2]}, r"y holds the labels 0, 2; a perceptron needs \{0, 1\} or \{-1, \+1\}"),
+        ({"y": [0, 2]}, r"y holds the labels 0, 2; all in \{0, 1\} or all in \{-1, \+1\}"),
         ({"y": [0, 1, 1]}, "X has 2 samples and y has 3"),
         ({"W0": [[0.0, 1.0]]}, r"W0 needs the shape \(starts, 1\)"),
         ({"eta": 0.0}, "eta holds 0; a learning rate is above 0"),

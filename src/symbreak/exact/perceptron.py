@@ -109,12 +109,12 @@ def run(
 
     Source: Rosenblatt 1958; Novikoff 1962. The bound behind `ties`: Higham 2002, section 3.1.
     """
-    features, signs = _problem(X, y)
+    features, signs = arrays.labelled(X, y)
     weights = arrays.rows("W0", W0, features.shape[1]).copy()
     n_runs, n_epochs = len(weights), arrays.at_least_one("epochs", epochs)
-    etas = _one_each("eta", arrays.rates("eta", eta), n_runs)
-    biases = _one_each("b0", np.atleast_1d(arrays.numbers("b0", 0.0 if b0 is None else b0)), n_runs)
-    visits = _visits(order, len(features), n_runs, n_epochs)
+    etas = arrays.one_each("eta", arrays.rates("eta", eta), n_runs)
+    biases = arrays.one_each("b0", np.atleast_1d(arrays.numbers("b0", 0.0 if b0 is None else b0)), n_runs)
+    visits = arrays.visits(order, len(features), n_runs, n_epochs)
     mistakes, ties = np.zeros((n_runs, n_epochs), np.int64), np.zeros(n_runs, np.int64)
     complete = _complete(visits, len(features))
 
@@ -156,14 +156,16 @@ def run_rational(
 
     Source: `fractions`, Python's standard library.
     """
-    floats, signs = _problem([[float(rational("X", one)) for one in row] for row in X], y)
+    floats, signs = arrays.labelled([[float(rational("X", one)) for one in row] for row in X], y)
     starts = [[rational("W0", one) for one in row] for row in W0]
     n_runs, n_epochs = len(arrays.rows("W0", [[float(w) for w in row] for row in starts], floats.shape[1])), epochs
-    etas = [rational("eta", one) for one in _one_each("eta", np.atleast_1d(np.asarray(eta, dtype=object)), n_runs)]
+    etas = [
+        rational("eta", one) for one in arrays.one_each("eta", np.atleast_1d(np.asarray(eta, dtype=object)), n_runs)
+    ]
     arrays.rates("eta", [float(one) for one in etas])
     given = np.atleast_1d(np.asarray(0 if b0 is None else b0, dtype=object))
-    biases = [rational("b0", one) for one in _one_each("b0", given, n_runs)]
-    visits = _visits(order, len(floats), n_runs, arrays.at_least_one("epochs", n_epochs))
+    biases = [rational("b0", one) for one in arrays.one_each("b0", given, n_runs)]
+    visits = arrays.visits(order, len(floats), n_runs, arrays.at_least_one("epochs", n_epochs))
     complete = _complete(visits, len(floats))
     exact = [[rational("X", one) for one in row] for row in X]
     mistakes, ties = np.zeros((n_runs, n_epochs), np.int64), np.zeros(n_runs, np.int64)
@@ -243,41 +245,6 @@ def _first_clean(mistakes: Integers) -> Integers:
     clean = mistakes == 0
     first: Integers = np.where(clean.any(axis=1), clean.argmax(axis=1) + 1, 0)
     return first
-
-
-def _problem(X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-    features, target = arrays.samples(X, y)
-    labels = set(np.unique(target).tolist())
-    if not (labels <= {0.0, 1.0} or labels <= {-1.0, 1.0}):
-        shown = ", ".join(f"{one:g}" for one in sorted(labels)[:6])
-        raise ArrayError(f"y holds the labels {shown}; a perceptron needs {{0, 1}} or {{-1, +1}}.")
-    return np.ascontiguousarray(features), np.where(target > 0, 1.0, -1.0)
-
-
-def _one_each(name: str, given: np.ndarray, n_runs: int) -> np.ndarray:
-    if given.shape not in ((1,), (n_runs,)):
-        raise ArrayError(f"{name} needs one number, or one for each of the {n_runs} runs; its shape is {given.shape}.")
-    return np.array(np.broadcast_to(given, (n_runs,)))
-
-
-def _visits(order: ArrayLike | None, n_samples: int, n_runs: int, n_epochs: int) -> Integers:
-    """Sample numbers [R or 1, epochs or 1, k]."""
-    if order is None:
-        return np.arange(n_samples, dtype=np.int64)[None, None]
-    visits = np.asarray(order)
-    expected = f"(k,), ({n_epochs}, k) or ({n_runs}, {n_epochs}, k)"
-    if visits.ndim not in (1, 2, 3) or not visits.size:
-        raise ArrayError(f"order needs the shape {expected}; it is {visits.shape}.")
-    visits = visits.reshape((1,) * (3 - visits.ndim) + visits.shape)
-    fits = visits.shape[0] in (1, n_runs) and (visits.shape[1] == n_epochs or np.ndim(order) == 1)
-    if not fits:
-        raise ArrayError(f"order needs the shape {expected}; it is {np.shape(order)}.")
-    if visits.dtype.kind not in "iu":
-        raise ArrayError(f"order holds {visits.dtype} values; sample numbers are whole.")
-    if visits.min() < 0 or visits.max() >= n_samples:
-        bad = visits.min() if visits.min() < 0 else visits.max()
-        raise ArrayError(f"order names sample {bad}; X has samples 0 to {n_samples - 1}.")
-    return np.ascontiguousarray(visits, dtype=np.int64)
 
 
 def _complete(visits: Integers, n_samples: int) -> bool:

@@ -1,0 +1,43 @@
+"""The c of a law: what it may be, and the sentence where it may not."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from symbreak.exact import arrays
+from symbreak.exact.arrays import ArrayError, Floats
+
+
+def positive(c: ArrayLike) -> float:
+    array = arrays.numbers("c", c)
+    if array.size != 1 or array.item() <= 0:
+        raise ArrayError(f"c is {c!r}; this law needs one number above 0.")
+    return float(array.item())
+
+
+def orthogonal(c: ArrayLike) -> Floats:
+    Q = arrays.numbers("c", c)
+    if Q.ndim != 2 or Q.shape[0] != Q.shape[1] or np.abs(Q @ Q.T - np.eye(len(Q))).max() > 1e-12:
+        raise ArrayError(f"c has shape {Q.shape}; this law needs an orthogonal matrix (features, features), Q Q^T = 1.")
+    return Q
+
+
+def some_positive(c: ArrayLike) -> Floats:
+    array = np.atleast_1d(arrays.numbers("c", c))
+    if array.ndim != 1 or not array.size or array.min() <= 0:
+        raise ArrayError(f"c is {c!r}; this law needs one axis of numbers above 0.")
+    return array
+
+
+def of_product_one(c: ArrayLike) -> Floats:
+    array = some_positive(c)
+    if abs(np.log(array).sum()) > 1e-12:
+        raise ArrayError(f"c has the product {np.prod(array):g}; this law needs a factor for each layer, of product 1.")
+    return array
+
+
+def steps(c: ArrayLike) -> int:
+    if np.ndim(c):
+        raise ArrayError(f"c is {c!r}; this law needs one number of steps.")
+    return int(arrays.counts("c, of which this law needs a number of steps,", c)[0])
