@@ -133,6 +133,35 @@ def test_decay_to_60_digits_up_to_a_quintillion_steps(beta, nesterov):
             assert abs(gone[i, j] - (1 - truth)) <= 3e-12 * min(size, 1e3 * abs(1 - truth)) + 1e-300, (one, t)
 
 
+@pytest.mark.parametrize(("t", "off_by"), [(10**3, 1e-12), (10**13, 1e-2), (10**18, 0.3)])
+def test_powers_of_the_matrix_lose_what_roots_keep(t, off_by):
+    """Why modes.py takes roots: a float64 matrix power, with e^-1 left, is off by some t x 1e-16; the roots are not."""
+    beta, a = 0.9, 0.1 / t
+    truth = left_in_60_digits(a, t, beta, nesterov=False)
+    assert abs(truth - mp.exp(-1)) < 1e-3
+    power = np.linalg.matrix_power(np.array([[1 + beta - a, -beta], [1.0, 0.0]]), t - 1)
+    squared = power[0, 0] * (1 - a) + power[0, 1]
+    left, _ = decay(np.array([a]), np.array([t]), beta, nesterov=False)
+    assert abs(left[0, 0] - truth) < 3e-12
+    assert (abs(squared - truth) > off_by) == (t > 10**3)
+
+
+@pytest.mark.parametrize("way", [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+@pytest.mark.parametrize("t", [1, 2, 10**3, 10**6, 10**13, 10**18])
+def test_momentum_weights_to_60_digits(t, way):
+    """Two features and an intercept-free line, one of them slow: curvature such that e^-1 is left after t steps."""
+    slow = np.sqrt(0.2 / t)
+    X, y, w0 = np.diag([1.0, slow]), np.array([2.0, 3 * slow]), np.array([0.5, -1.0])
+    found = descent.path(X, y, w0, 1.0, t, **way)[0, 0, 0]
+    for i in range(2):
+        with mp.workdps(60):
+            curvature = mp.mpf(X[i, i]) ** 2 / 2
+            left = left_in_60_digits(curvature, t, 0.9, way.get("nesterov", False))
+            minimum = mp.mpf(y[i]) / mp.mpf(X[i, i])
+            expected = left * mp.mpf(w0[i]) + (1 - left) * minimum
+        assert abs(found[i] - expected) < 1e-11
+
+
 @pytest.mark.parametrize("t", [1, 10**6, 10**12, 10**18])
 @pytest.mark.parametrize("alpha", [0.0, 1e-18])
 def test_weights_to_60_digits(t, alpha):

@@ -84,8 +84,9 @@ def reduce(
 ) -> Reduction:
     """The runs of a grid that differ by more than scale: one for each (w0, b0, margin) / eta.
 
-    Floats count as the decimals they print as, so that 0.3 / 0.1 and 0.6 / 0.2 are one. A class of several cells is run
-    at eta = 1, where whole numbers stay whole; a cell on its own is run as it is.
+    Floats count as the decimals they print as, so that 0.3 / 0.1 and 0.6 / 0.2 are one, and such a class is run at
+    eta = 1, where whole numbers stay whole. Cells that are another times a power of two are one to the last bit (short
+    of under- and overflow), and the first of them is run. A cell on its own is run as it is.
 
     Args:
         W0: starts [S, d], or one start [d].
@@ -111,17 +112,14 @@ def reduce(
         raise ArrayError(f"margin holds {m.min():g}; 0 or more is needed.")
     whole = np.c_[starts, b, m]  # [S, d + 2]
     run_of, scale = np.zeros((len(starts), len(rates)), np.int64), np.ones((len(starts), len(rates)))
-    essential: list[tuple[Floats, float]] = []
-    for cells, ratio in _classes(whole, rates):
-        for s, e in cells:
-            run_of[s, e] = len(essential)
-            scale[s, e] = rates[e] if len(cells) > 1 else 1.0
-        s, e = cells[0]
-        essential.append((np.array([float(q) for q in ratio]), 1.0) if len(cells) > 1 else (whole[s], rates[e]))
-    runs = np.array([w for w, _ in essential])
+    classes = _classes(whole, rates)
+    for k, one in enumerate(classes):
+        for s, e in one.cells:
+            run_of[s, e], scale[s, e] = k, rates[e] / one.eta
+    runs = np.array([one.start for one in classes])
     return Reduction(
         W0=runs[:, :-2],
-        eta=np.array([eta for _, eta in essential]),
+        eta=np.array([one.eta for one in classes]),
         b0=None if b0 is None else runs[:, -2],
         margin=None if margin is None else runs[:, -1],
         run_of=run_of,
@@ -141,30 +139,41 @@ def _of_each(name: str, given: ArrayLike | None, n_starts: int) -> Floats:
 Cell = tuple[int, int]
 
 
-def _classes(whole: Floats, rates: Floats) -> list[tuple[list[Cell], tuple[Fraction, ...]]]:
-    """Cells with the same start / eta, in order of their first cell. Fractions are slow, so they confirm."""
+@dataclass(frozen=True, eq=False)
+class _Class:
+    cells: list[Cell]
+    start: Floats  # [d + 2], of the run that stands for all
+    eta: float
+
+
+def _classes(whole: Floats, rates: Floats) -> list[_Class]:
+    """Cells with the same start / eta, in order of their first cell."""
+    found, alone = _same_in_decimals(whole, rates)
+    found += _same_but_for_powers_of_two(whole, rates, alone)
+    return sorted(found, key=lambda one: one.cells[0])
+
+
+def _same_in_decimals(whole: Floats, rates: Floats) -> tuple[list[_Class], list[Cell]]:
+    """Classes of more than one cell, and the cells left over. Fractions are slow, so they only confirm."""
     candidates: dict[bytes, list[Cell]] = defaultdict(list)
     for e, eta in enumerate(rates):
         with np.errstate(all="ignore"):  # ratios out of float64's range fall into one bin, and are told apart below
             ratios = _to_12_digits(whole / eta)
         for s, ratio in enumerate(ratios):
             candidates[ratio.tobytes()].append((s, e))
-    found: list[tuple[list[Cell], tuple[Fraction, ...]]] = []
+    found: list[_Class] = []
+    alone: list[Cell] = []
     for cells in candidates.values():
-        if len(cells) == 1:
-            found.append((cells, ()))
-            continue
         same: dict[tuple[Fraction, ...], list[Cell]] = defaultdict(list)
-        for s, e in cells:
+        for s, e in cells if len(cells) > 1 else ():
             same[_ratio(whole[s], rates[e])].append((s, e))
+        alone += cells if len(cells) == 1 else ()
         for ratio, group in same.items():
-            found += [(sorted(group), ratio)] if _fits_a_float(ratio) else [([cell], ()) for cell in group]
-    return sorted(found, key=lambda one: one[0])
-
-
-def _fits_a_float(ratio: tuple[Fraction, ...]) -> bool:
-    """Whether a run at eta = 1 could start there without overflow or a loss of digits."""
-    return all(q == 0 or 1e-290 < abs(q) < 1e290 for q in ratio)
+            if len(group) > 1 and all(q == 0 or 1e-290 < abs(q) < 1e290 for q in ratio):
+                found.append(_Class(sorted(group), np.array([float(q) for q in ratio]), 1.0))
+            else:
+                alone += group
+    return found, alone
 
 
 def _to_12_digits(array: Floats) -> Floats:
@@ -177,6 +186,17 @@ def _ratio(start: Floats, eta: float) -> tuple[Fraction, ...]:
         return (Fraction(0),) * len(start)
     step = rational("eta", eta)
     return tuple(rational("W0", one) / step for one in start)
+
+
+def _same_but_for_powers_of_two(whole: Floats, rates: Floats, cells: list[Cell]) -> list[_Class]:
+    same: dict[tuple[float, bytes], list[Cell]] = defaultdict(list)
+    for s, e in sorted(cells):
+        mantissa, exponent = np.frexp(rates[e])
+        with np.errstate(all="ignore"):
+            unit = np.ldexp(whole[s], -exponent) + 0.0
+            fits = np.array_equal(np.ldexp(unit, exponent), whole[s])
+        same[(float(mantissa), unit.tobytes()) if fits else (float(rates[e]), whole[s].tobytes())].append((s, e))
+    return [_Class(group, whole[group[0][0]], float(rates[group[0][1]])) for group in same.values()]
 
 
 def run_grid(
@@ -217,7 +237,7 @@ def run_grid(
     part = reduce(W0, etas, b0=b0)
     done = perceptron.run(X, y, part.W0, part.eta, b0=part.b0, epochs=epochs, order=order)
     visits = len(np.asarray(y)) if order is None else np.shape(order)[-1]
-    standing = np.array([_standing(X, part, k, int(done.ties[k]), epochs * visits) for k in range(len(part.eta))])
+    standing = _standing(X, part, done.ties, epochs * visits)
     for k in np.flatnonzero(standing == "tied") if settle else ():
         s, e = np.argwhere(part.run_of == k)[0]
         exact = perceptron.run_rational(
@@ -243,8 +263,18 @@ def run_grid(
     )
 
 
-def _standing(X: ArrayLike, part: Reduction, k: int, ties: int, visits: int) -> str:
-    if not ties:
-        return "safe"
-    b0 = None if part.b0 is None else part.b0[k]
-    return "exact" if rounds_nothing(X, part.W0[k], part.eta[k], b0=b0, visits=visits) else "tied"
+def _standing(X: ArrayLike, part: Reduction, ties: Integers, visits: int) -> NDArray[np.str_]:
+    standing = np.where(ties == 0, "safe", "tied").astype("<U5")  # room for "exact"
+    data_are_exact = bool(ties.any()) and _as_printed(X)
+    for k in np.flatnonzero(ties) if data_are_exact else ():
+        start = part.W0[k] if part.b0 is None else np.r_[part.W0[k], part.b0[k]]
+        b0 = None if part.b0 is None else part.b0[k]
+        exact = _as_printed(start) and _as_printed(part.eta[k])
+        if exact and rounds_nothing(X, part.W0[k], part.eta[k], b0=b0, visits=visits):
+            standing[k] = "exact"
+    return standing
+
+
+def _as_printed(array: ArrayLike) -> bool:
+    """Whether every float is the very decimal it prints as: 0.5 is, 0.1 is not."""
+    return all(rational("a number", one) == Fraction(one) for one in np.unique(arrays.numbers("X", array)).tolist())

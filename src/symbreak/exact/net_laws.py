@@ -73,7 +73,8 @@ def _net_law(
 
     def carry(run: Training, c: Any) -> Training:
         d, s = factors(run.setup, c)
-        return Training(run.weights * d, run.gradients * s / d, run.losses * s, rescale(run.setup, c))
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverging run, infinite already
+            return Training(run.weights * d, run.gradients * s / d, run.losses * s, rescale(run.setup, c))
 
     return Law(name, statement, source, breaks, NetSetup, admits, rescale, carry, takes)
 
