@@ -219,6 +219,29 @@ def test_the_largest_eta_separates_falling_from_growing(way):
     assert not np.abs(end[:, 1]).max() < 1e9
 
 
+@ways
+def test_exactly_at_the_limit_the_fastest_mode_neither_falls_nor_grows(way):
+    """One mode of curvature 1, alpha included, at its limit: stepping and closed form stay side by side."""
+    X, y, w0 = [[np.sqrt(1 - way.get("alpha", 0.0))]], [0.0], [1.0]
+    limit = descent.largest_eta(X, **way)
+    steps = [1, 2, 3, 100, 101]
+    closed = descent.path(X, y, w0, limit, steps, **way).ravel()
+    assert closed == pytest.approx(descent.step_by_step(X, y, w0, limit, steps, **way).ravel(), rel=1e-9)
+    assert np.abs(closed).min() > 0.9
+    assert np.abs(closed).max() < 20
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-300, 1e-160, 1e160, 1e300])
+def test_features_of_any_size(size):
+    """w_1 = w_0 - eta x (x w_0 - y), as long as it is a number at all."""
+    for eta in (1e-300, 1.0):
+        W = descent.path([[size]], [1.0], [1.0], eta, [0, 1, 10**18])[0, 0, :, 0]
+        expected = 1 - eta * size * (size - 1) if size < 1 else 1 - (eta * size) * size
+        assert W[0] == 1
+        if abs(expected) < 1e290:
+            assert W[1] == pytest.approx(expected, rel=1e-12)
+
+
 def test_no_curvature_has_no_limit():
     assert descent.largest_eta(np.zeros((3, 2))) == np.inf
 
@@ -239,8 +262,8 @@ GOOD = {"X": np.eye(2), "y": np.ones(2), "W0": np.zeros((1, 2)), "etas": [0.1], 
         ({"W0": np.zeros((4, 3))}, r"W0 needs the shape \(starts, 2\).*; it is \(4, 3\)"),
         ({"etas": [0.1, 0.0]}, "etas holds 0; a learning rate is above 0"),
         ({"etas": [[0.1]]}, r"etas needs a number or one axis of numbers; its shape is \(1, 1\)"),
-        ({"steps": [3, -1]}, "steps holds -1; steps are counted from 0"),
-        ({"steps": [1.5]}, "steps holds 1.5; steps are counted in whole numbers"),
+        ({"steps": [3, -1]}, r"steps holds -1; whole numbers from 0 to 2\*\*63 - 1"),
+        ({"steps": [1.5]}, "steps holds 1.5; whole numbers are needed"),
         ({"steps": [1e30]}, r"steps holds 1e\+30"),
         ({"steps": [[1]]}, "steps needs a count or one axis"),
         ({"momentum": 1.0}, "momentum is 1; from 0 up to, but not including, 1"),

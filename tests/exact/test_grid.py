@@ -94,8 +94,8 @@ def test_powers_of_two_are_one_run_to_the_last_bit():
 
 
 def test_a_float_that_is_no_decimal_is_not_called_exact():
-    """1000000.1 is a multiple of 2^-33, so nothing rounds; but it is not the number it prints as."""
-    X, y, w0 = [[1.0], [-1.0]], [1, 0], [[1000000.1]]
+    """1000000.2 is a multiple of 2^-33, so nothing rounds; but it is not the number it prints as."""
+    X, y, w0 = [[1.0], [-1.0]], [1, 0], [[1000000.2]]
     assert perceptron.rounds_nothing(X, [1048576.125], 1.0, visits=4)
     exact = grid.run_grid([[1.0], [0.0]], y, [[1048576.125]], [1.0], epochs=2)
     assert exact.standing.item() == "exact"
@@ -154,5 +154,7 @@ def test_a_mistake_is_named(wrong, says):
 def test_mistakes_of_a_reduction():
     with pytest.raises(ArrayError, match="margin holds -1; 0 or more"):
         grid.reduce([[0.0]], [1.0], margin=-1.0)
+    with pytest.raises(ArrayError, match="W0 needs the shape"):
+        grid.reduce([], 1.0)
     with pytest.raises(ArrayError, match="weights has 3 runs; the grid has 1 essential ones"):
         grid.reduce([[0.0]], [1.0, 2.0]).expand(np.ones((3, 1)))

@@ -295,8 +295,8 @@ WRONG = {
     "linear-rotation": (np.ones((3, 3)), np.eye(2), "an orthogonal matrix|a matrix"),
     "relu-gauge": (np.ones(2), np.array([2.0, 2.0, 2.0]), "this law needs|as many are needed"),
     "diagonal-gauge": (np.ones(5), -UNITS, "this law needs|as many are needed"),
-    "softmax-sum": (-1, [1, 2], "this law needs"),
-    "relu-balance": (1.5, [1, 2], "this law needs"),
+    "softmax-sum": (-1, [1, 2], "this law"),
+    "relu-balance": (1.5, [1, 2], "this law"),
 }
 
 

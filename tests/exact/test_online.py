@@ -81,6 +81,18 @@ def test_a_visit_at_the_margin_is_a_tie():
     assert online.hinge([[0.1, 0.2, -0.3]], [1], [[1.0, 1.0, 1.0]], 0.5, margin=0.0).ties.tolist() == [1]
 
 
+def test_at_the_margin_hinge_pulls_and_passive_aggressive_does_not():
+    assert online.hinge([[1.0]], [1], [[1.0]], 0.5).weights.item() == 1.5
+    done = online.passive_aggressive([[1.0]], [1], [[1.0]], variant="pa2")
+    assert (done.weights.item(), done.updates.item()) == (1.0, 0)
+
+
+def test_what_leaves_float64_comes_back():
+    assert not np.isfinite(online.hinge([[1.0]], [1], [[1.0]], 1.0, alpha=1e200, epochs=5).weights).any()
+    for size in (0.0, 1e-200, 1e200):
+        assert online.passive_aggressive([[size]], [1], [[0.0]], variant="pa").weights.item() == 0.0
+
+
 GOOD = {"X": [[0.0], [1.0]], "y": [0, 1], "W0": [[0.0]]}
 
 

@@ -256,6 +256,7 @@ def test_where_nothing_rounds_floats_are_fractions(seed):
         ([[2.0**30]], [0.0], 2.0**-30, False),
         ([[2.0**-30]], [1.0], 1.0, False),
         ([[0.0]], [0.0], 1.0, True),
+        ([[2.0**-8]], [0.0], 2.0**-1070, False),
     ],
 )
 def test_rounds_nothing(X, W0, eta, exact):
@@ -290,6 +291,26 @@ GOOD = {"X": [[0.0], [1.0]], "y": [0, 1], "W0": [[0.0]], "eta": 1.0}
 def test_a_mistake_is_named(engine, wrong, says):
     with pytest.raises(ArrayError, match=says):
         engine(**{**GOOD, **wrong})
+
+
+@pytest.mark.parametrize("engine", [perceptron.run, perceptron.run_rational])
+def test_one_start_without_its_axis_and_numpy_counts(engine):
+    a = engine([[0.5], [-1.0]], [1, 0], [[-1.0]], 0.25, b0=0.0, epochs=3)
+    b = engine(np.array([[0.5], [-1.0]]), [1, 0], [-1.0], np.float64(0.25), b0=[0.0], epochs=np.int64(3))
+    assert np.asarray(a.weights, dtype=float).tolist() == np.asarray(b.weights, dtype=float).tolist()
+    assert a.mistakes.tolist() == b.mistakes.tolist()
+
+
+def test_weights_that_leave_float64_come_back():
+    done = perceptron.run([[1e308, 1e308], [-1e308, 1e308]], [0, 1], [[1e308, 1.0]], 10.0, epochs=3)
+    assert not np.isfinite(done.weights).any()
+
+
+@pytest.mark.parametrize("engine", [perceptron.run, perceptron.run_rational])
+@pytest.mark.parametrize("X", [[1.0, 2.0], [[1.0], [1.0, 2.0]]])
+def test_features_without_two_axes(engine, X):
+    with pytest.raises(ArrayError, match=r"X needs two axes|X holds"):
+        engine(X, [0, 1], [[0.0]], 1.0)
 
 
 @pytest.mark.parametrize("given", ["one", None, float("inf"), "1/0"])

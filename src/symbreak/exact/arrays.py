@@ -92,7 +92,7 @@ def rows(name: str, given: ArrayLike, width: int) -> Floats:
     Source: numpy.atleast_2d.
     """
     array = np.atleast_2d(numbers(name, given))
-    if array.ndim != 2 or array.shape[1] != width or not len(array):
+    if array.ndim != 2 or array.shape[1] != width or not array.size:
         raise ArrayError(
             f"{name} needs the shape (starts, {width}), a weight for each feature of X; it is {np.shape(given)}."
         )
@@ -217,13 +217,14 @@ def counts(name: str, given: ArrayLike) -> Integers:
 
 
 def _count(name: str, given: Any) -> int:
+    given = given.item() if isinstance(given, np.generic) else given
     whole = (
         isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given == int(given)
     )
     if not whole:
-        raise ArrayError(f"{name} holds {given!r}; steps are counted in whole numbers.")
+        raise ArrayError(f"{name} holds {given!r}; whole numbers are needed.")
     if not 0 <= given <= LONGEST:
-        raise ArrayError(f"{name} holds {given:g}; steps are counted from 0 to 2**63 - 1.")
+        raise ArrayError(f"{name} holds {given:g}; whole numbers from 0 to 2**63 - 1 are needed.")
     return int(given)
 
 

@@ -40,4 +40,4 @@ def of_product_one(c: ArrayLike) -> Floats:
 def steps(c: ArrayLike) -> int:
     if np.ndim(c):
         raise ArrayError(f"c is {c!r}; this law needs one number of steps.")
-    return int(arrays.counts("c, of which this law needs a number of steps,", c)[0])
+    return int(arrays.counts("c, to this law a number of steps,", c)[0])

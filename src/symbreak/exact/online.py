@@ -104,7 +104,7 @@ def passive_aggressive(
 ) -> OnlineRun:
     """The smallest change of the weights that brings each sample to the margin, or part of the way.
 
-    A sample of zeros cannot be brought anywhere and changes nothing.
+    A sample of zeros cannot be brought anywhere and changes nothing; nor does one whose |x|^2 leaves float64.
 
     Args:
         X, y, W0, margin, epochs, order: as in `hinge`.
@@ -165,9 +165,10 @@ def _visit(problem: _Problem, margin: Floats, learn: Learn, *, at_the_margin_too
     for t in range(problem.epochs):
         for i in problem.visits[t % len(problem.visits)]:
             x, s = problem.X[i], float(problem.signs[i])
-            short = margin - s * (weights @ x)  # [R]
-            ties += np.abs(short) <= NEAR * (np.abs(weights) @ np.abs(x) + margin)
-            pulled = short >= 0 if at_the_margin_too else short > 0
-            updates[:, t] += pulled
-            weights = learn(weights, short, pulled, x, s)
+            with np.errstate(over="ignore", invalid="ignore"):  # weights that leave float64 come back as inf or nan
+                short = margin - s * (weights @ x)  # [R]
+                ties += np.abs(short) <= NEAR * (np.abs(weights) @ np.abs(x) + margin)
+                pulled = short >= 0 if at_the_margin_too else short > 0
+                updates[:, t] += pulled
+                weights = learn(weights, short, pulled, x, s)
     return OnlineRun(weights, updates, ties)

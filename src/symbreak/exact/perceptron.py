@@ -22,7 +22,7 @@ with fused multiply-add (the default of gcc for arm64: reasoned, not run). And `
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -36,6 +36,7 @@ from symbreak.exact.arrays import ArrayError, Floats, Integers
 
 BLOCK = 64  # runs side by side: each sums in its own order, and the processor adds 4 or 8 of them at once
 UNIT = 2.0**-53  # rounding of one operation in float64, relative
+SMALLEST = -1074  # float64 ends at 2^-1074, subnormal numbers included
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,8 @@ def run(
         order: sample numbers in the order of their visits: [k] for every epoch, [epochs, k] or [R, epochs, k];
             None: 0 .. n - 1.
     Returns:
-        the weights, biases and mistakes by epoch, and at how many visits z was zero but for rounding.
+        the weights, biases and mistakes by epoch, and at how many visits z was zero but for rounding; inf or nan where
+        weights have left the range of float64.
     Raises:
         ArrayError: NaN, shapes that do not match, other labels, a learning rate <= 0, an order that names no sample.
     Example:
@@ -138,9 +140,9 @@ def run(
 
 
 def run_rational(
-    X: Sequence[Sequence[Any]],
+    X: Any,
     y: ArrayLike,
-    W0: Sequence[Sequence[Any]],
+    W0: Any,
     eta: Any,
     *,
     b0: Any = None,
@@ -165,20 +167,20 @@ def run_rational(
 
     Source: `fractions`, Python's standard library.
     """
-    floats, signs = arrays.labelled([[float(rational("X", one)) for one in row] for row in X], y)
-    starts = [[rational("W0", one) for one in row] for row in W0]
-    n_runs, n_epochs = len(arrays.rows("W0", [[float(w) for w in row] for row in starts], floats.shape[1])), epochs
-    etas = [
-        rational("eta", one) for one in arrays.one_each("eta", np.atleast_1d(np.asarray(eta, dtype=object)), n_runs)
-    ]
-    arrays.rates("eta", [float(one) for one in etas])
-    given = np.atleast_1d(np.asarray(0 if b0 is None else b0, dtype=object))
-    biases = [rational("b0", one) for one in arrays.one_each("b0", given, n_runs)]
-    visits = arrays.visits(order, len(floats), n_runs, arrays.at_least_one("epochs", n_epochs))
+    samples, starts = _fractions("X", X), np.atleast_2d(_fractions("W0", W0))
+    floats, signs = arrays.labelled(samples.astype(float), y)
+    n_runs, n_epochs = (
+        len(arrays.rows("W0", starts.astype(float), floats.shape[1])),
+        arrays.at_least_one("epochs", epochs),
+    )
+    etas = arrays.one_each("eta", np.atleast_1d(_fractions("eta", eta)), n_runs)
+    arrays.rates("eta", etas.astype(float))
+    biases = arrays.one_each("b0", np.atleast_1d(_fractions("b0", 0 if b0 is None else b0)), n_runs).tolist()
+    visits = arrays.visits(order, len(floats), n_runs, n_epochs)
     complete = _complete(visits, len(floats))
-    exact = [[rational("X", one) for one in row] for row in X]
+    exact, weights = samples.tolist(), starts.tolist()
     mistakes, ties = np.zeros((n_runs, n_epochs), np.int64), np.zeros(n_runs, np.int64)
-    for r, (w, step) in enumerate(zip(starts, etas, strict=True)):
+    for r, (w, step) in enumerate(zip(weights, etas.tolist(), strict=True)):
         for t in range(n_epochs):
             for i in visits[r % len(visits), t % visits.shape[1]]:
                 x, s = exact[i], int(signs[i])
@@ -191,7 +193,12 @@ def run_rational(
                 mistakes[r, t] += 1
             if mistakes[r, t] == 0 and complete:
                 break
-    return RationalRun(tuple(map(tuple, starts)), tuple(biases), mistakes, ties)
+    return RationalRun(tuple(map(tuple, weights)), tuple(biases), mistakes, ties)
+
+
+def _fractions(name: str, given: Any) -> np.ndarray:
+    whole = np.asarray(given, dtype=object)
+    return np.array([rational(name, one) for one in whole.ravel()], dtype=object).reshape(whole.shape)
 
 
 def rational(name: str, given: Any) -> Fraction:
@@ -237,7 +244,7 @@ def rounds_nothing(X: ArrayLike, W0: ArrayLike, eta: ArrayLike, *, b0: ArrayLike
     x_max = max(float(np.abs(features).max(initial=0)), 1.0)
     w_max = start + visits * float(etas.max(initial=0)) * x_max
     z_max = w_max * (float(np.abs(features).sum(axis=-1).max(initial=0)) + 1)
-    return bool(np.log2(max(z_max, 1e-300)) - (w_bit + x_bit) <= 53)
+    return bool(w_bit + x_bit >= SMALLEST and np.log2(max(z_max, 1e-300)) - (w_bit + x_bit) <= 53)
 
 
 def _lowest_bit(array: Floats) -> int:
