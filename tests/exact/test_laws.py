@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import plain_runs
 import pytest
 import torch
 from scipy.stats import ortho_group
-from test_training import net
+from test_net_training import net
 
 from symbreak.exact import ArrayError
 from symbreak.exact.law import always
@@ -392,3 +394,10 @@ def test_a_run_out_of_range_is_not_called_equal():
     answer = LAWS["homogeneous-mse"].verify(net(eta=1e3, steps=400), 1.7)
     assert not answer
     assert "has left the range of float64" in answer.because
+
+
+def test_importing_the_room_loads_neither_torch_nor_numba():
+    ask = "import sys, symbreak.exact; print([name for name in ('torch', 'numba', 'sklearn') if name in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -222,9 +222,9 @@ def _count(name: str, given: Any) -> int:
         isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given == int(given)
     )
     if not whole:
-        raise ArrayError(f"{name} holds {given!r}; whole numbers are needed.")
+        raise ArrayError(f"{name} holds {given!r}; steps are counted in whole numbers.")
     if not 0 <= given <= LONGEST:
-        raise ArrayError(f"{name} holds {given:g}; whole numbers from 0 to 2**63 - 1 are needed.")
+        raise ArrayError(f"{name} holds {given:g}; steps are counted from 0 to 2**63 - 1.")
     return int(given)
 
 
