@@ -12,11 +12,13 @@ import symbreak
 
 def test_public_names() -> None:
     assert sorted(symbreak.__all__) == [
+        "Explanation",
         "Finding",
         "Report",
         "SymbreakError",
         "__version__",
         "check",
+        "explain",
         "nets",
         "schemes",
     ]
@@ -33,6 +35,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize(
     ("code", "loads"),
     [("import symbreak", False), ("import symbreak.rules", False), ("import symbreak; symbreak.check", False),
+     ("import symbreak; symbreak.explain", False),
      ("import symbreak.probe", True)],
 )  # fmt: skip
 def test_torch_is_imported_only_when_it_is_needed(code: str, loads: bool) -> None:

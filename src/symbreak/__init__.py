@@ -16,12 +16,31 @@ from .errors import SymbreakError
 if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
+    from .explanations import Explanation, explain
     from .records import Finding
     from .report import Report
 
-__all__ = ["Finding", "Report", "SymbreakError", "__version__", "check", "nets", "schemes"]
+__all__ = [
+    "Explanation",
+    "Finding",
+    "Report",
+    "SymbreakError",
+    "__version__",
+    "check",
+    "explain",
+    "nets",
+    "schemes",
+]
 
-_WHERE = {"check": "._check", "Finding": ".records", "Report": ".report", "nets": ".nets", "schemes": ".schemes"}
+_WHERE = {
+    "check": "._check",
+    "explain": ".explanations",
+    "Explanation": ".explanations",
+    "Finding": ".records",
+    "Report": ".report",
+    "nets": ".nets",
+    "schemes": ".schemes",
+}
 
 
 def __getattr__(name: str) -> Any:

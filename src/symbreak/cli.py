@@ -214,6 +214,58 @@ def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None, str], None]
             stream.flush()
 
 
+# explain ---------------------------------------------------------------------------------------------------------
+
+
+@main.command(short_help="The answer to a classic question, measured on your data; or the list of questions.")
+@click.argument("question", required=False)
+@click.option("--data", metavar="DATA", help="What to measure on, as for check.  [default: the question's own]")
+@click.option(
+    "--seed", type=click.IntRange(0, config.LARGEST_SEED), default=0, show_default=True, help="Of all that is drawn."
+)
+@click.option("--format", "format_", type=click.Choice(["full", "json"]), default="full", show_default=True)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png", help="Draw it there too.")
+@debugged
+@told
+def explain(question: str | None, data: str | None, seed: int, format_: str, plot: Path | None) -> int:
+    """Answer QUESTION: the claim, its derivation, an experiment on DATA, and when the claim fails.
+
+    Without QUESTION: the list of questions. DATA as for `symbreak check`, where it is a table.
+
+    Exit code: 0 the numbers settle the claim, 1 they do not, 2 it could not be run.
+    """
+    from symbreak import explanations
+
+    if question is None:
+        widest = max(map(len, explanations.QUESTIONS))
+        for name, one in explanations.QUESTIONS.items():
+            _say(f"{name:<{widest}}  {one.brief}")
+        _say("\nsymbreak explain QUESTION answers one; --data takes your own numbers.")
+        return CLEAN
+    explanations.find(question)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise SymbreakError(f"--plot {plot}: a picture is written as PNG; name it {plot.with_suffix('.png')}.")
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # a data factory may print
+        progress(0, None, f"measuring {question}")
+        answer = explanations.explain(question, data, seed=seed)
+        drawn = answer.to_png() if plot is not None else b""
+    if plot is not None:
+        _write_bytes(drawn, plot)
+    if format_ == "json":
+        text = answer.to_json()
+        _say(text if _is_unicode(sys.stdout) else json.dumps(json.loads(text), indent=2))
+    else:
+        _say(answer.to_text(ascii_only=not _is_unicode(sys.stdout)))
+    return CLEAN if answer.settled else FINDINGS
+
+
+def _write_bytes(content: bytes, output: Path) -> None:
+    try:
+        output.write_bytes(content)
+    except OSError as err:
+        raise SymbreakError(f"{output} cannot be written: {err.strerror}.") from err
+
+
 # rule, schemes ---------------------------------------------------------------------------------------------------
 
 

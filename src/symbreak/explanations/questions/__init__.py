@@ -1,0 +1,8 @@
+"""The questions, one file each, in the order they are listed. None imports sympy or torch before it is asked."""
+
+from __future__ import annotations
+
+from symbreak.explanations.question import Question
+from symbreak.explanations.questions import linear_zero
+
+QUESTIONS: dict[str, Question] = {module.QUESTION.name: module.QUESTION for module in (linear_zero,)}
