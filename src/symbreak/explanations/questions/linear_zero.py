@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from symbreak.exact import descent
@@ -149,7 +151,7 @@ def _starts(X: Floats, y: Floats, seed: int) -> dict[str, Floats]:
     rng = np.random.default_rng(seed)
     half = rng.permutation(len(X))[: -(-len(X) // 2)]
     pretrained = np.linalg.lstsq(X[half], y[half])[0]
-    size = float(np.linalg.norm(np.linalg.lstsq(X, y)[0])) or 1.0
+    size = _size(X, y, np.linalg.lstsq(X, y)[0])
     large = rng.standard_normal(X.shape[1])
     starts = {
         "zero": np.zeros(X.shape[1]),
@@ -158,6 +160,11 @@ def _starts(X: Floats, y: Floats, seed: int) -> dict[str, Floats]:
         "large": 10 * size * large / np.linalg.norm(large),
     }
     return {name: np.asarray(start, dtype=np.float64) for name, start in starts.items()}
+
+
+def _size(X: Floats, y: Floats, w: Any) -> float:
+    """How long the weights of this problem are: as w, or where that is nothing, as what makes X w as large as y."""
+    return max(float(np.linalg.norm(w)), float(np.linalg.norm(y)) / (float(np.linalg.norm(X)) or 1.0), 1e-300)
 
 
 class _Race:
@@ -170,6 +177,7 @@ class _Race:
         # Where the theory says they end, from LAPACK's least squares, and not from the code that says where they do.
         minimum, _, self.rank, _ = np.linalg.lstsq(X, y)
         self.minimum = np.asarray(minimum, dtype=np.float64)  # of least norm
+        self.size = _size(X, y, self.minimum)
         self.unseen = self.W0 - np.linalg.lstsq(X, X @ self.W0.T)[0].T  # [S, d]
         self.ends = descent.path(X, y, self.W0, self.eta, end)[:, 0, 0]  # [S, d]
         self.least_loss = self.loss(self.minimum)
@@ -186,7 +194,6 @@ class _Race:
         return float(np.linalg.norm(self.gradient(self.starts[start])))
 
     def rows(self) -> list[tuple[str | float, ...]]:
-        size = float(np.linalg.norm(self.minimum)) or 1.0
         return [
             (
                 name,
@@ -195,7 +202,7 @@ class _Race:
                 self.loss(w0),
                 self.steps(w0),
                 self.loss(end),
-                float(np.linalg.norm(end - self.minimum)) / size,
+                float(np.linalg.norm(end - self.minimum)) / self.size,
             )
             for (name, w0), end in zip(self.starts.items(), self.ends, strict=True)
         ]
@@ -235,9 +242,8 @@ class _Race:
 
     def apart(self) -> float:
         """Largest distance of an end from where the theory says, of the largest weight involved."""
-        sizes = np.linalg.norm(self.W0, axis=1) + np.linalg.norm(self.minimum)
         off = np.linalg.norm(self.ends - (self.minimum + self.unseen), axis=1)
-        return float((off / np.where(sizes == 0, 1, sizes)).max())
+        return float((off / (np.linalg.norm(self.W0, axis=1) + self.size)).max())
 
     def closed_form_error(self) -> float:
         """`descent.path` against the loop, of the largest weight involved."""
@@ -252,7 +258,7 @@ class _Race:
 
     def times_least(self, start: str) -> float:
         end = self.ends[list(self.starts).index(start)]
-        return float(np.linalg.norm(end) / (np.linalg.norm(self.minimum) or 1.0))
+        return float(np.linalg.norm(end) / (np.linalg.norm(self.minimum) or 1e-300))
 
     def formula_error(self) -> float:
         """The formula against central differences, at every start."""
