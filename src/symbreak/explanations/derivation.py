@@ -164,9 +164,9 @@ def _printed(side: Expr | Named) -> tuple[str, str]:
     import sympy
 
     # rev-lex: 1 - eta h, as a person writes it, and not -eta h + 1
-    return sympy.sstr(side, order="rev-lex").replace("**", "^").replace(", dir='-'", ""), sympy.latex(
-        side, order="rev-lex"
-    )
+    return sympy.sstr(side, order="rev-lex").replace("**", "^").replace(", dir='-'", "").replace(
+        ", dir='+'", ""
+    ), sympy.latex(side, order="rev-lex")
 
 
 def _entries(left: Expr, right: Expr) -> Iterator[Identity]:
