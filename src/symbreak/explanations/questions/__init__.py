@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from symbreak.explanations.question import Question
-from symbreak.explanations.questions import gradient_size, linear_region, linear_zero, logistic_zero, perceptron_eta
+from symbreak.explanations.questions import (
+    gradient_size,
+    linear_region,
+    linear_zero,
+    logistic_zero,
+    perceptron_eta,
+    pretrained,
+)
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
-    for module in (linear_zero, logistic_zero, perceptron_eta, gradient_size, linear_region)
+    for module in (linear_zero, logistic_zero, perceptron_eta, gradient_size, linear_region, pretrained)
 }

@@ -153,11 +153,11 @@ def experiment(problem: Problem, seed: int, *, alpha: float = ALPHA) -> Experime
     """With an L2 penalty, which the claim of one minimum wants (or classes that overlap)."""
     classes = problem
     problem = problem.signs().standardised()
-    X, s = _with_ones(problem.X), problem.y
+    X, s = with_ones(problem.X), problem.y
     starts = _starts(X, s, seed)
     first = _first_step(X, s)
     by_hand = X.T @ (s / 2) / len(s)
-    ends = _descend(X, s, np.array(list(starts.values())), alpha, STEPS)
+    ends = descend(X, s, np.array(list(starts.values())), alpha, STEPS)
     judge = _judge(X, s, alpha)
     size = float(np.linalg.norm(judge)) or 1.0
     apart = max(float(np.linalg.norm(end - judge)) for end in ends) / size
@@ -215,7 +215,7 @@ def experiment(problem: Problem, seed: int, *, alpha: float = ALPHA) -> Experime
     return Experiment(how, (table, race.table()), criteria, race.picture(problem.name))
 
 
-def _with_ones(X: Floats) -> Floats:
+def with_ones(X: Floats) -> Floats:
     return np.hstack([X, np.ones((len(X), 1))])
 
 
@@ -233,12 +233,12 @@ def _starts(X: Floats, s: Floats, seed: int) -> dict[str, Floats]:
     return {
         "zero": np.zeros(X.shape[1]),
         "small random": 0.01 * rng.standard_normal(X.shape[1]),
-        "pretrained on half": _descend(X[half], s[half], np.zeros((1, X.shape[1])), ALPHA, 200)[0],
+        "pretrained on half": descend(X[half], s[half], np.zeros((1, X.shape[1])), ALPHA, 200)[0],
         "large": 3 * rng.standard_normal(X.shape[1]),
     }
 
 
-def _descend(X: Floats, s: Floats, W: Floats, alpha: float, steps: int) -> Floats:
+def descend(X: Floats, s: Floats, W: Floats, alpha: float, steps: int) -> Floats:
     """Gradient descent of several starts W [S, d] at once, at the largest rate that is safe."""
     A = s[:, None] * X
     eta = 1 / (np.linalg.norm(X, 2) ** 2 / (4 * len(X)) + alpha)
@@ -413,7 +413,7 @@ class _Softmax:
     """Softmax regression from zero, by hand."""
 
     def __init__(self, problem: Problem) -> None:
-        X, y = _with_ones(problem.X), np.eye(problem.n_classes)[problem.y]  # [n, d], [n, K]
+        X, y = with_ones(problem.X), np.eye(problem.n_classes)[problem.y]  # [n, d], [n, K]
         self.n_classes = problem.n_classes
         eta = 1 / (np.linalg.norm(X, 2) ** 2 / (2 * len(X)))
         W = np.zeros((self.n_classes, X.shape[1]))
@@ -432,7 +432,7 @@ class _Softmax:
 
 def fails_when(problem: Problem, seed: int) -> tuple[Caveat, ...]:
     problem = problem.signs().standardised()
-    X, s = _with_ones(problem.X), problem.y
+    X, s = with_ones(problem.X), problem.y
     corners = np.array([[0.0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]]) - [0.5, 0.5, 0]
     xor = np.array([-1.0, 1, 1, -1])
     still = float(np.abs(corners.T @ (xor / 2) / 4).max())
@@ -443,7 +443,7 @@ def fails_when(problem: Problem, seed: int) -> tuple[Caveat, ...]:
     few = np.sort(np.random.default_rng(seed).permutation(len(X))[: max(1, X.shape[1] // 2)])
     w0 = np.random.default_rng(seed + 1).standard_normal((1, X.shape[1]))[0]
     unseen = np.eye(X.shape[1]) - np.linalg.pinv(X[few]) @ X[few]
-    kept = _descend(X[few], s[few], w0.reshape(1, -1), 0.0, 500)[0]
+    kept = descend(X[few], s[few], w0.reshape(1, -1), 0.0, 500)[0]
     stayed = float(np.linalg.norm(unseen @ (kept - w0)) / (np.linalg.norm(unseen @ w0) or 1.0))
     return (
         Caveat(
