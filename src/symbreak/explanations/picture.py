@@ -99,9 +99,9 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
             ax.plot(line.x, line.y, STYLES[number % len(STYLES)], lw=2, label=line.label, color=color)
     if not picture.x_log and all(float(x).is_integer() for line in picture.lines for x in line.x):
         ax.locator_params(axis="x", integer=True)
-    if picture.x_log:
+    if picture.x_log and any(x > 0 for line in picture.lines for x in line.x):  # matplotlib fails on none
         ax.set_xscale("log")
-    if picture.y_log:
+    if picture.y_log and any(y > 0 for line in picture.lines for y in line.y):
         ax.set_yscale("log")
     if picture.x_ticks:
         ax.set_xticks(range(len(picture.x_ticks)), picture.x_ticks)

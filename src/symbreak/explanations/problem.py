@@ -27,7 +27,7 @@ class Problem:
     Example:
         >>> problem = read("iris")
         >>> problem.X.shape, problem.signs().name
-        ((150, 4), "iris, class 0 against the rest")
+        ((150, 4), 'iris, class 0 against the rest')
 
     Source: `symbreak.data`.
     """
@@ -141,9 +141,7 @@ def read(
         raise QuestionError(
             f"{table.name}: y has shape {table.y.shape}; {question} is asked of one target, y[samples]."
         )
-    problem = Problem(
-        table.name, np.asarray(table.X, dtype=np.float64), table.y, table.task, table.n_classes, table.note
-    )
+    problem = Problem(table.name, _features(data, table), table.y, table.task, table.n_classes, table.note)
     if most and len(problem.X) > most:
         chosen = np.sort(np.random.default_rng(seed).choice(len(problem.X), most, replace=False))
         return problem.rows(chosen).noted(f"{most} of {len(problem.X)} rows, drawn with seed {seed}")
@@ -161,3 +159,13 @@ def _table(data: Any) -> tables.Data:
         f"data is a {type(data).__name__}; expected a DATA string such as 'digits' or 'file.csv:target', "
         "or a pair (X, y)."
     )
+
+
+def _features(data: Any, table: tables.Data) -> Floats:
+    """In float64: arrays as they were given. A table is kept in float32; its numbers are read as the decimals they
+    print as, or 0.1 would become 0.10000000149, and ties of the perceptron would come undone."""
+    if isinstance(data, tuple | list):
+        return np.asarray(data[0], dtype=np.float64)
+    if table.X.dtype == np.float32:
+        return table.X.astype(str).astype(np.float64)
+    return np.asarray(table.X, dtype=np.float64)

@@ -277,7 +277,7 @@ def largest_margin(A: Floats) -> Floats | None:
     """The shortest w with A w >= 1 in every row, or None where there is none: least distance programming.
 
     Example:
-        >>> largest_margin(np.array([[2.0, 0.0], [0.0, 4.0]])).tolist()
+        >>> largest_margin(np.array([[2.0, 0.0], [0.0, 4.0]])).round(9).tolist()
         [0.5, 0.25]
 
     Source: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23.

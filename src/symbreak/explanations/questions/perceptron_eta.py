@@ -40,7 +40,7 @@ def derivation() -> tuple[Step, ...]:
     c0, b = sp.symbols("c_t b_t", real=True)
     z, z_u = (eta * u).dot(x) + eta * c0, u.dot(x) + c0
     total, k = sp.symbols("T k", integer=True, positive=True)
-    term = sp.Function("g")(k)  # m_k s_k x_k, one feature of it
+    term, three = sp.Function("g")(k), sp.symbols("g_1:4", real=True)  # m_k s_k x_k, one feature of it
     return (
         define(
             "At each visit the perceptron predicts by the sign of z and, on a mistake (m = 1, else 0), adds eta s x, "
@@ -78,7 +78,7 @@ def derivation() -> tuple[Step, ...]:
             "each further term is the step above).",
             sp.Sum(eta * term, (k, 1, total)),
             eta * sp.Sum(term, (k, 1, total)),
-            proof=[(sp.Sum(eta * term, (k, 1, 3)).doit(), eta * sp.Sum(term, (k, 1, 3)).doit())],
+            proof=[(sum(eta * g for g in three), eta * sum(three))],
         ),
         derive(
             "From other weights the same steps relate the run (c w_0, c b_0, c eta) to the run (w_0, b_0, eta), for "
