@@ -129,6 +129,13 @@ def test_of_many_rows_some_are_drawn_and_that_is_said() -> None:
     assert few.about.endswith("100 of 1797 rows, drawn with seed 5")
 
 
+def test_of_many_features_some_are_drawn_and_that_is_said() -> None:
+    X = np.random.default_rng(0).standard_normal((10, 400))
+    few = read((X, [0, 1] * 5), most=100, seed=5)
+    assert few.X.shape == (10, 300)
+    assert few.about.endswith("300 of 400 features, drawn with seed 5")
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

@@ -27,8 +27,6 @@ class Table:
     Example:
         >>> Table("Steps.", ("start", "steps"), (("zero", 12),)).rows[0][1]
         12
-
-    Source: -
     """
 
     caption: str
@@ -45,8 +43,6 @@ class Criterion:
         True
         >>> Criterion("all ends are one", float("nan"), "<=", 1e-6).met
         False
-
-    Source: -
     """
 
     states: str
@@ -68,8 +64,6 @@ class Experiment:
     Example:
         >>> Experiment("Nothing was done.", (), ()).settled
         False
-
-    Source: -
     """
 
     how: str
@@ -94,8 +88,6 @@ class Caveat:
     Example:
         >>> Caveat("The learning rate is too large.").shown is None
         True
-
-    Source: -
     """
 
     when: str

@@ -34,8 +34,6 @@ class Line:
     Example:
         >>> Line("zero", (1.0, 2.0), (3.0, 4.0)).draw
         'line'
-
-    Source: -
     """
 
     label: str
@@ -57,8 +55,6 @@ class Picture:
     Example:
         >>> Picture("Loss", "step", "loss", (Line("zero", (1.0,), (2.0,)),)).y_log
         False
-
-    Source: -
     """
 
     title: str

@@ -13,6 +13,7 @@ from symbreak.data import Task
 from symbreak.errors import SymbreakError
 
 Floats = NDArray[np.float64]
+MOST_FEATURES = 300
 Needs = Literal["quantity", "classes", "any"]
 
 
@@ -116,7 +117,7 @@ def read(
         default: the DATA string of the question.
         needs: "quantity", "classes" or "any".
         question: who asks, for the message.
-        most: rows that are used; of more, as many are drawn with the seed. 0: all.
+        most: rows that are used, and at most MOST_FEATURES columns; of more, as many are drawn with the seed. 0: all.
         seed: of that draw.
     Raises:
         QuestionError: the data does not fit the question.
@@ -142,10 +143,7 @@ def read(
             f"{table.name}: y has shape {table.y.shape}; {question} is asked of one target, y[samples]."
         )
     problem = Problem(table.name, _features(data, table), table.y, table.task, table.n_classes, table.note)
-    if most and len(problem.X) > most:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(problem.X), most, replace=False))
-        return problem.rows(chosen).noted(f"{most} of {len(problem.X)} rows, drawn with seed {seed}")
-    return problem
+    return _few(problem, most, seed) if most else problem
 
 
 def _table(data: Any) -> tables.Data:
@@ -159,6 +157,20 @@ def _table(data: Any) -> tables.Data:
         f"data is a {type(data).__name__}; expected a DATA string such as 'digits' or 'file.csv:target', "
         "or a pair (X, y)."
     )
+
+
+def _few(problem: Problem, most: int, seed: int) -> Problem:
+    """At most so many rows and MOST_FEATURES columns, so that an answer takes seconds; what was left out is said."""
+    rng = np.random.default_rng(seed)
+    n_rows, n_columns = problem.X.shape
+    if n_rows > most:
+        chosen = np.sort(rng.choice(n_rows, most, replace=False))
+        problem = problem.rows(chosen).noted(f"{most} of {n_rows} rows, drawn with seed {seed}")
+    if n_columns > MOST_FEATURES:
+        columns = np.sort(rng.choice(n_columns, MOST_FEATURES, replace=False))
+        problem = replace(problem, X=problem.X[:, columns])
+        problem = problem.noted(f"{MOST_FEATURES} of {n_columns} features, drawn with seed {seed}")
+    return problem
 
 
 def _features(data: Any, table: tables.Data) -> Floats:

@@ -106,8 +106,6 @@ def shown(cell: Cell) -> str:
     Example:
         >>> shown(0.123456), shown(3), shown(True), shown(None), shown(1e18)
         ('0.1235', '3', 'yes', '-', '1e+18')
-
-    Source: -
     """
     if cell is None:
         return "-"

@@ -493,4 +493,5 @@ QUESTION = Question(
     ),
     default="breast_cancer",
     needs="classes",
+    most=1000,
 )
