@@ -217,7 +217,7 @@ def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None, str], None]
 # explain ---------------------------------------------------------------------------------------------------------
 
 
-@main.command(short_help="The answer to a classic question, measured on your data; or the list of questions.")
+@main.command(short_help="The answer to a question, measured; or the list.")
 @click.argument("question", required=False)
 @click.option("--data", metavar="DATA", help="What to measure on, as for check.  [default: the question's own]")
 @click.option(
