@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from symbreak.exact import laws, perceptron
+from symbreak.exact import grid, perceptron
 from symbreak.exact.perceptron import rational
 from symbreak.explanations.derivation import Named, Step, define, derive
 from symbreak.explanations.evidence import Caveat, Criterion, Experiment, Table
@@ -141,7 +141,7 @@ def experiment(problem: Problem, seed: int, *, start: float = 0.0) -> Experiment
     )
     chain = _Chain(X, y, start)
     other = _scaled_start(X, y, seed)
-    essential = laws.reduce(W0, [float(one) for one in DECIMALS], b0=start)
+    essential = grid.reduce(W0, [float(one) for one in DECIMALS], b0=start)
     criteria = (
         Criterion("etas that are powers of two, whose run is not eta = 1's bit for bit", odd_powers, "==", 0),
         Criterion("etas with other mistakes than eta = 1 and no tie to explain it", unexplained, "==", 0),
