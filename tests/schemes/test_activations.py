@@ -22,8 +22,8 @@ from symbreak.errors import SchemeError
 from symbreak.schemes import activations as names
 from symbreak.schemes.activations import ACTIVATIONS, OTHER_NAMES, Activation, activation
 from symbreak.schemes.gain import (
-    edge_of_chaos,
-    edge_without_bias,
+    critical,
+    critical_without_bias,
     gains,
     kinks_of,
     linear_up_to,
@@ -98,7 +98,7 @@ def test_gauss_hermite_errs_by_what_the_table_says(text: str, row: dict[str, str
 @rows
 @pytest.mark.parametrize("q", [0.1, 0.5, 1.0, 2.0])
 def test_edge_of_chaos(text: str, row: dict[str, str], q: float) -> None:
-    edge = edge_of_chaos(text, q)
+    edge = critical(text, q)
     told = re.match(r"sw=([\d.]+), sb2=([-\d.]+)( \(INFEASIBLE)?", row[f"EOC_q{q}"])
     assert told is not None
     assert math.sqrt(edge.weight_variance) == pytest.approx(float(told[1]), abs=6e-5)
@@ -108,7 +108,7 @@ def test_edge_of_chaos(text: str, row: dict[str, str], q: float) -> None:
 
 @rows
 def test_edge_without_bias(text: str, row: dict[str, str]) -> None:
-    edge, told = edge_without_bias(text), re.match(r"q\*=([\d.]+),sw=([\d.]+)", row["EOC_sb0"])
+    edge, told = critical_without_bias(text), re.match(r"q\*=([\d.]+),sw=([\d.]+)", row["EOC_sb0"])
     if told is None:
         assert edge is None
     else:
@@ -116,7 +116,7 @@ def test_edge_without_bias(text: str, row: dict[str, str]) -> None:
         assert edge.q == pytest.approx(float(told[1]), abs=6e-4)
         assert math.sqrt(edge.weight_variance) == pytest.approx(float(told[2]), abs=6e-5)
     if row["EOC_q0_sb0"].startswith("sw="):  # the limit of small signals
-        limit = math.sqrt(edge_of_chaos(text, 1e-8).weight_variance)
+        limit = math.sqrt(critical(text, 1e-8).weight_variance)
         assert limit == pytest.approx(float(row["EOC_q0_sb0"][3:]), rel=1e-4)
 
 
@@ -297,7 +297,7 @@ def test_a_step_has_no_edge() -> None:
     assert gains(step).second_moment == pytest.approx(0.5, abs=1e-12)
     assert gains(step).backward == math.inf
     with pytest.raises(SchemeError, match="no weights make it critical"):
-        edge_of_chaos(step)
+        critical(step)
     with pytest.raises(SchemeError, match="expected 'linear' or 'saturated'"):
         region("tanh", "flat")  # type: ignore[arg-type]
 

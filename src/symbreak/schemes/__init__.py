@@ -3,53 +3,142 @@
 from __future__ import annotations
 
 from symbreak.schemes.activations import ACTIVATIONS, Activation, activation
-from symbreak.schemes.catalogue import (
-    CATALOGUE,
+from symbreak.schemes.catalogue import CATALOGUE, FAMILIES
+from symbreak.schemes.ends import (
+    embedding_normal,
+    lora,
+    prior_bias,
+    word2vec,
+)
+from symbreak.schemes.fans import Fans, Layout, fans_of, fans_of_shape, layout_of
+from symbreak.schemes.gain import Edge, Gains, critical, gains
+from symbreak.schemes.laws import Companions, Moments
+from symbreak.schemes.notation import ALIASES, find, parse, usage
+from symbreak.schemes.patterns import (
+    delta_orthogonal,
+    dirac,
+    identity,
+    idinit,
+    orthogonal,
+    sparse,
+    zero_hadamard,
+)
+from symbreak.schemes.place import Place
+from symbreak.schemes.plain import (
     constant,
+    normal,
+    ones,
+    truncated_normal,
+    uniform,
+    zeros,
+)
+from symbreak.schemes.recognise import Recognition, recognise
+from symbreak.schemes.recurrent import (
+    chrono,
+    irnn,
+    lstm_forget_bias,
+    nguyen_widrow,
+    rnn_default,
+)
+from symbreak.schemes.residual import (
+    deepnorm,
+    ds_init,
+    fixup,
+    gpt2_residual,
+    layer_scale,
+    rezero,
+    t_fixup,
+    zero_gamma,
+)
+from symbreak.schemes.scaled import (
+    edge_of_chaos,
     kaiming_normal,
     kaiming_uniform,
     lecun_normal,
     lecun_uniform,
-    normal,
+    siren,
     torch_default,
+    variance_scaling,
     xavier_normal,
     xavier_uniform,
-    zeros,
 )
-from symbreak.schemes.fans import Fans, fans_of, fans_of_shape
-from symbreak.schemes.gain import Edge, Gains, edge_of_chaos, gains
-from symbreak.schemes.notation import ALIASES, find, parse, usage
-from symbreak.schemes.recognise import Recognition, recognise
-from symbreak.schemes.scheme import Moments, Scheme
+from symbreak.schemes.scheme import Scheme
+from symbreak.schemes.width import (
+    mean_field,
+    mup,
+    ntk,
+    spectral,
+    unit_scaling,
+)
 
 __all__ = [
     "ACTIVATIONS",
     "ALIASES",
     "CATALOGUE",
+    "FAMILIES",
     "Activation",
+    "Companions",
     "Edge",
     "Fans",
     "Gains",
+    "Layout",
     "Moments",
+    "Place",
     "Recognition",
     "Scheme",
     "activation",
+    "chrono",
     "constant",
+    "critical",
+    "deepnorm",
+    "delta_orthogonal",
+    "dirac",
+    "ds_init",
     "edge_of_chaos",
+    "embedding_normal",
     "fans_of",
     "fans_of_shape",
     "find",
+    "fixup",
     "gains",
+    "gpt2_residual",
+    "identity",
+    "idinit",
+    "irnn",
     "kaiming_normal",
     "kaiming_uniform",
+    "layer_scale",
+    "layout_of",
     "lecun_normal",
     "lecun_uniform",
+    "lora",
+    "lstm_forget_bias",
+    "mean_field",
+    "mup",
+    "nguyen_widrow",
     "normal",
+    "ntk",
+    "ones",
+    "orthogonal",
     "parse",
+    "prior_bias",
     "recognise",
+    "rezero",
+    "rnn_default",
+    "siren",
+    "sparse",
+    "spectral",
+    "t_fixup",
     "torch_default",
+    "truncated_normal",
+    "uniform",
+    "unit_scaling",
     "usage",
+    "variance_scaling",
+    "word2vec",
     "xavier_normal",
     "xavier_uniform",
+    "zero_gamma",
+    "zero_hadamard",
     "zeros",
 ]

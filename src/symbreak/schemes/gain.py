@@ -255,14 +255,14 @@ def _applied(phi: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
 # Edge of chaos ----------------------------------------------------------------------------------------------------
 
 
-def edge_of_chaos(phi: Phi, q: float = 1.0) -> Edge:
+def critical(phi: Phi, q: float = 1.0) -> Edge:
     """Weight and bias variance with fixed point q and chi = 1.
 
     sigma_w^2 E[phi'^2] = 1 and sigma_b^2 = q - sigma_w^2 E[phi^2], both over z ~ N(0, q).
 
     Example:
-        >>> edge = edge_of_chaos("tanh")
-        >>> round(edge.weight_variance ** 0.5, 4), round(edge.bias_variance, 4), edge_of_chaos("sigmoid").feasible
+        >>> edge = critical("tanh")
+        >>> round(edge.weight_variance ** 0.5, 4), round(edge.bias_variance, 4), critical("sigmoid").feasible
         (1.4674, 0.151, False)
 
     Source: Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232.
@@ -275,14 +275,14 @@ def edge_of_chaos(phi: Phi, q: float = 1.0) -> Edge:
     return Edge(q, weight, 0.0 if abs(bias) < 1e-9 * q else bias)
 
 
-def edge_without_bias(phi: Phi, low: float = 1e-3, high: float = 1e3) -> Edge | None:
+def critical_without_bias(phi: Phi, low: float = 1e-3, high: float = 1e3) -> Edge | None:
     """The critical point with zero biases at a q in [low, high], or None where there is no isolated one.
 
     Rectifiers and leaky ones have none because every q is one; tanh has none because its only one is q -> 0, at
     sigma_w = 1 / phi'(0).
 
     Example:
-        >>> round(edge_without_bias("sigmoid").q, 2)
+        >>> round(critical_without_bias("sigmoid").q, 2)
         45.62
 
     Source: root of q E[phi'^2] - E[phi^2].

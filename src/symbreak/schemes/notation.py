@@ -19,6 +19,14 @@ ALIASES: dict[str, str] = {
     "xavier": "xavier_uniform",
     "glorot": "xavier_uniform",
     "lecun": "lecun_normal",
+    "trunc_normal": "truncated_normal",
+    "eye": "identity",
+    "skipinit": "rezero",
+    "layerscale": "layer_scale",
+    "gpt2": "gpt2_residual",
+    "ZerO": "zero_hadamard",
+    "mu_p": "mup",
+    "forget_bias": "lstm_forget_bias",
 }
 
 

@@ -11,19 +11,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symbreak.schemes.catalogue import (
-    constant,
+from symbreak.schemes.fans import Fans
+from symbreak.schemes.plain import constant, normal, zeros
+from symbreak.schemes.scaled import (
     kaiming_normal,
     kaiming_uniform,
     lecun_normal,
     lecun_uniform,
-    normal,
     torch_default,
     xavier_normal,
     xavier_uniform,
-    zeros,
 )
-from symbreak.schemes.fans import Fans
 from symbreak.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
