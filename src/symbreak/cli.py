@@ -293,15 +293,17 @@ def rule(code: str | None) -> int:
 @told
 def schemes(name: str | None) -> int:
     """The article of an initialization scheme; without a name, the list of schemes."""
-    from symbreak.schemes import ALIASES, CATALOGUE, find, usage
+    from symbreak.schemes import ALIASES, CATALOGUE, FAMILIES, PROCEDURES, page
 
     if name is not None:
-        found = find(name)
-        _say(f"{usage(found)}\n\n{inspect.getdoc(found)}")
+        _say(page(name))
         return CLEAN
-    widest = max(map(len, CATALOGUE))
-    for known, function in CATALOGUE.items():
-        _say(f"{known:<{widest}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
-    _say("\nShort names: " + ", ".join(f"{short} = {full}" for short, full in ALIASES.items()) + ".")
+    widest = max(map(len, (*CATALOGUE, *PROCEDURES)))
+    for family, functions in {**FAMILIES, "functions on several tensors": tuple(PROCEDURES.values())}.items():
+        _say(f"{family[0].upper()}{family[1:]}")
+        for function in functions:
+            _say(f"  {function.__name__:<{widest}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
+        _say("")
+    _say("Short names: " + ", ".join(f"{short} = {full}" for short, full in ALIASES.items()) + ".")
     _say("symbreak schemes NAME shows formula, arguments and source.")
     return CLEAN

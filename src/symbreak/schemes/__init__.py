@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from symbreak.schemes.activations import ACTIVATIONS, Activation, activation
-from symbreak.schemes.catalogue import CATALOGUE, FAMILIES
+from symbreak.schemes.adapters import Factors, olora, pissa
+from symbreak.schemes.attention import Attention, mimetic
+from symbreak.schemes.catalogue import CATALOGUE, FAMILIES, PROCEDURES
 from symbreak.schemes.ends import (
     embedding_normal,
     lora,
@@ -12,8 +14,17 @@ from symbreak.schemes.ends import (
 )
 from symbreak.schemes.fans import Fans, Layout, fans_of, fans_of_shape, layout_of
 from symbreak.schemes.gain import Edge, Gains, critical, gains
+from symbreak.schemes.growth import (
+    Wider,
+    drop_upcycled,
+    net2deeper,
+    net2wider,
+    shrink_perturb,
+    upcycled,
+    weight_selection,
+)
 from symbreak.schemes.laws import Companions, Moments
-from symbreak.schemes.notation import ALIASES, find, parse, usage
+from symbreak.schemes.notation import ALIASES, find, page, parse, usage
 from symbreak.schemes.patterns import (
     delta_orthogonal,
     dirac,
@@ -76,9 +87,12 @@ __all__ = [
     "ALIASES",
     "CATALOGUE",
     "FAMILIES",
+    "PROCEDURES",
     "Activation",
+    "Attention",
     "Companions",
     "Edge",
+    "Factors",
     "Fans",
     "Gains",
     "Layout",
@@ -86,6 +100,7 @@ __all__ = [
     "Place",
     "Recognition",
     "Scheme",
+    "Wider",
     "activation",
     "chrono",
     "constant",
@@ -93,6 +108,7 @@ __all__ = [
     "deepnorm",
     "delta_orthogonal",
     "dirac",
+    "drop_upcycled",
     "ds_init",
     "edge_of_chaos",
     "embedding_normal",
@@ -114,17 +130,24 @@ __all__ = [
     "lora",
     "lstm_forget_bias",
     "mean_field",
+    "mimetic",
     "mup",
+    "net2deeper",
+    "net2wider",
     "nguyen_widrow",
     "normal",
     "ntk",
+    "olora",
     "ones",
     "orthogonal",
+    "page",
     "parse",
+    "pissa",
     "prior_bias",
     "recognise",
     "rezero",
     "rnn_default",
+    "shrink_perturb",
     "siren",
     "sparse",
     "spectral",
@@ -133,8 +156,10 @@ __all__ = [
     "truncated_normal",
     "uniform",
     "unit_scaling",
+    "upcycled",
     "usage",
     "variance_scaling",
+    "weight_selection",
     "word2vec",
     "xavier_normal",
     "xavier_uniform",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from symbreak.schemes.adapters import olora, pissa
+from symbreak.schemes.attention import mimetic
 from symbreak.schemes.ends import embedding_normal, lora, prior_bias, word2vec
+from symbreak.schemes.growth import drop_upcycled, net2deeper, net2wider, shrink_perturb, upcycled, weight_selection
 from symbreak.schemes.patterns import delta_orthogonal, dirac, identity, idinit, orthogonal, sparse, zero_hadamard
 from symbreak.schemes.plain import constant, normal, ones, truncated_normal, uniform, zeros
 from symbreak.schemes.recurrent import chrono, irnn, lstm_forget_bias, nguyen_widrow, rnn_default
@@ -42,3 +46,11 @@ FAMILIES: dict[str, tuple[Callable[..., Scheme], ...]] = {
 CATALOGUE: dict[str, Callable[..., Scheme]] = {
     recipe.__name__: recipe for family in FAMILIES.values() for recipe in family
 }
+
+PROCEDURES: dict[str, Callable[..., Any]] = {
+    procedure.__name__: procedure
+    for procedure in (
+        pissa, olora, mimetic, net2wider, net2deeper, weight_selection, shrink_perturb, upcycled, drop_upcycled,
+    )
+}  # fmt: skip
+"""What acts on several tensors at once, or on trained ones: functions, not schemes."""
