@@ -158,7 +158,7 @@ def test_recognises_what_torch_drew(drawn, shape, text):
         (torch.full((3,), 0.1, dtype=torch.float64), "constant(0.1)"),
         (torch.eye(8), "identity"),
         (torch.eye(8, 5), "identity"),
-        (nn.init.dirac_(torch.empty(8, 8, 3, 3)), "identity"),
+        (nn.init.dirac_(torch.empty(8, 8, 3, 3)), "dirac"),
         (torch.tensor([0.2, -0.1]), "too few values to tell (2)"),
         (torch.tensor([1.0, float("nan")]), "unrecognised (not finite)"),
         (torch.arange(40), "unrecognised (torch.int64)"),
@@ -174,7 +174,7 @@ def test_exact_patterns(weight, text):
 
 def test_recognises_random_patterns(drawn):
     assert recognise(nn.init.orthogonal_(torch.empty(30, 20))).text == "orthogonal"
-    assert recognise(nn.init.orthogonal_(torch.empty(10, 20), gain=2.0)).text == "orthogonal(gain=2)"
+    assert recognise(nn.init.orthogonal_(torch.empty(10, 20), gain=2.0)).text == "orthogonal(gain=2.0)"
     assert recognise(nn.init.trunc_normal_(torch.empty(100, 100), std=0.02, a=-0.04, b=0.04)).text == (
         "truncated normal(std=0.02), cut at 2 std"
     )
