@@ -23,6 +23,8 @@ from symbreak.errors import SymbreakError
 
 if TYPE_CHECKING:
     from symbreak.report import Report
+    from symbreak.schemes import Activation
+    from symbreak.targets import Job
 
 P = ParamSpec("P")
 
@@ -289,10 +291,23 @@ def rule(code: str | None) -> int:
 
 @main.command(short_help="The article of a scheme, or the list of schemes.")
 @click.argument("name", required=False)
+@click.option("--for", "target", metavar="TARGET", help="A model: which scheme each tensor has, and which suits it.")
+@click.option("--data", metavar="DATA", help="With --for: what to run the model on, to see which activations follow.")
+@click.option("--format", "format_", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @debugged
 @told
-def schemes(name: str | None) -> int:
-    """The article of an initialization scheme; without a name, the list of schemes."""
+def schemes(name: str | None, target: str | None, data: str | None, format_: str) -> int:
+    """The article of an initialization scheme; without a name, the list of schemes.
+
+    With --for TARGET, tensor by tensor: the scheme its values show, how surely, the one that suits it, and why. TARGET
+    and DATA are those of symbreak check; their code is run.
+    """
+    if target is not None:
+        if name is not None:
+            raise SymbreakError(f"{name!r} and --for {target} ask for two things: leave one out.")
+        return _survey(target, data, format_)
+    if data is not None or format_ != "full":
+        raise SymbreakError("--data and --format belong to --for TARGET, which is missing.")
     from symbreak.schemes import ALIASES, CATALOGUE, FAMILIES, PROCEDURES, page
 
     if name is not None:
@@ -307,3 +322,42 @@ def schemes(name: str | None) -> int:
     _say("Short names: " + ", ".join(f"{short} = {full}" for short, full in ALIASES.items()) + ".")
     _say("symbreak schemes NAME shows formula, arguments and source.")
     return CLEAN
+
+
+def _survey(target: str, data: str | None, format_: str) -> int:
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # user code may print
+        progress(0, None, "importing torch")
+        from symbreak import targets
+        from symbreak.schemes.survey import survey
+
+        job = targets.build(target, data=data)
+        seen, note = _activations_seen(job, progress)
+        rows = survey(job.model, seen)
+    if format_ == "json":
+        _say(json.dumps([row.as_json() for row in rows], indent=2))
+        return CLEAN
+    click.echo(f"{job.name}{note}", err=True)
+    for row in rows:
+        _say(f"{row.name}  {list(row.place.shape)}")
+        certainty = f"  ({row.has.certainty})" if row.has.certainty else ""
+        _say(f"  now    {row.has.text}{certainty}")
+        size = f"  (it has {row.size:.3g} of that size)" if row.size is not None and row.differs else ""
+        _say(f"  suits  {row.suit.scheme if row.suit.scheme is not None else '-'}{size}")
+        _say(f"  why    {row.suit.because}")
+    return CLEAN
+
+
+def _activations_seen(
+    job: Job, progress: Callable[[int, int | None, str], None]
+) -> tuple[dict[str, Activation | None], str]:
+    """Layer -> the activation that a run showed behind it; and a note where the model could not be run."""
+    import symbreak
+    from symbreak.schemes import ACTIVATIONS
+
+    try:
+        report = symbreak.check(job.model, job.batch, job.loss, objective=job.objective, progress=progress)
+    except SymbreakError as err:
+        return {}, f"; not run ({str(err).rstrip('.')}), so only what its Sequentials tell is known"
+    names = {seen: row for row in ACTIVATIONS.values() for seen in row.seen_as}
+    layers = {layer.weight.rpartition(".")[0]: layer.activation for layer in report.layers}
+    return {name: names.get(phi or "") for name, phi in layers.items() if phi is None or phi in names}, ""

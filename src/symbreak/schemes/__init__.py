@@ -35,6 +35,7 @@ from symbreak.schemes.patterns import (
     zero_hadamard,
 )
 from symbreak.schemes.place import Place
+from symbreak.schemes.places import Following, following, places_of
 from symbreak.schemes.plain import (
     constant,
     normal,
@@ -74,6 +75,7 @@ from symbreak.schemes.scaled import (
     xavier_uniform,
 )
 from symbreak.schemes.scheme import Scheme
+from symbreak.schemes.suits import Suit
 from symbreak.schemes.width import (
     mean_field,
     mup,
@@ -94,12 +96,14 @@ __all__ = [
     "Edge",
     "Factors",
     "Fans",
+    "Following",
     "Gains",
     "Layout",
     "Moments",
     "Place",
     "Recognition",
     "Scheme",
+    "Suit",
     "Wider",
     "activation",
     "chrono",
@@ -116,6 +120,7 @@ __all__ = [
     "fans_of_shape",
     "find",
     "fixup",
+    "following",
     "gains",
     "gpt2_residual",
     "identity",
@@ -143,6 +148,7 @@ __all__ = [
     "page",
     "parse",
     "pissa",
+    "places_of",
     "prior_bias",
     "recognise",
     "rezero",

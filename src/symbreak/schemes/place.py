@@ -24,6 +24,8 @@ Role = Literal[
     "feed_forward",
     "adapter_in", "adapter_out",  # A and B of LoRA
     "router",
+    "slope",  # of PReLU
+    "unknown",  # a bare parameter: only the model's own code knows
 ]  # fmt: skip
 Position = Literal["first", "hidden", "last"]
 BIASES = ("bias", "recurrent_bias")

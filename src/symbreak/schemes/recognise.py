@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from symbreak.schemes.ends import embedding_normal, word2vec
-from symbreak.schemes.fans import Fans
+from symbreak.schemes.fans import Fans, Layout, fans_of_shape
 from symbreak.schemes.patterns import sparse
 from symbreak.schemes.place import Place
 from symbreak.schemes.plain import normal, truncated_normal, uniform
+from symbreak.schemes.recurrent import rnn_default
 from symbreak.schemes.scaled import (
     kaiming_normal,
     kaiming_uniform,
@@ -57,6 +58,7 @@ _SCALING = {
     lecun_normal(): variance_scaling(),
     xavier_normal(): variance_scaling(mode="fan_avg"),
 }
+OF_BIASES = (torch_default(), normal(0.01), normal(0.02), normal(0.05), normal(0.1))
 FAMILIAR = (normal(0.01), normal(0.02), normal(0.05), normal(0.1))
 SHARP = 0.03  # relative error of a std below which a familiar number is worth naming beside a formula
 
@@ -71,6 +73,7 @@ class Recognition:
         odds: natural logarithm of how many times likelier the law is than its best rival; None for an exact pattern,
             and where no law was found.
     Example:
+        >>> from symbreak.schemes import zeros
         >>> str(Recognition("zeros", zeros()))
         'zeros'
 
@@ -291,13 +294,28 @@ def _truncated(std: float, place: Place, slack: float) -> Recognition:
 
 
 def _named(schemes: tuple[Scheme, ...], std: float, place: Place, *, below: float, above: float) -> Recognition | None:
-    """The schemes whose formula gives this size, the nearest first."""
+    """The schemes whose formula gives this size, the nearest first; failing that, by the fans torch would count."""
+    found = _nearest(schemes, std, place, below=below, above=above)
+    if found is not None or place.layout == Layout() or place.is_bias or len(place.shape) < 2:
+        return found
+    plain = replace(place, layout=Layout(), fans=fans_of_shape(place.shape))
+    found = _nearest(schemes, std, plain, below=below, above=above)
+    return None if found is None else replace(found, text=f"{found.text}, by the fans of the shape alone")
+
+
+def _nearest(
+    schemes: tuple[Scheme, ...], std: float, place: Place, *, below: float, above: float
+) -> Recognition | None:
     if place.fans is None or min(place.fans.fan_in, place.fans.fan_out) < 1:
         if place.role != "embedding":
             return None
         schemes = TABLES
+    elif len(place.shape) < 2:  # formulas of a weight mean nothing for a bias
+        schemes = tuple(scheme for scheme in schemes if scheme in OF_BIASES)
     elif place.fans.fan_in == place.fans.fan_out:  # one size, so one name
         schemes = tuple(scheme for scheme in schemes if dict(scheme.arguments).get("mode") != "fan_out")
+    if place.layout.parts > 1 and place.role != "query_key_value" and schemes and schemes[0] == torch_default():
+        schemes = (rnn_default(), *schemes)
     ratio = {scheme: std / scheme.moments(place=place).std for scheme in schemes}
     close = [scheme for scheme in schemes if 1 - below <= ratio[scheme] <= 1 + above]
     close.sort(key=lambda scheme: round(abs(math.log(ratio[scheme])), 6))
