@@ -61,6 +61,8 @@ CASES = [
     *_at("chrono(100.0)", (40_000,), role="bias", layout=LSTM),
     *_at("chrono(100.0)", (30_000,), role="bias", layout=Layout(parts=3)),
     *_at("nguyen_widrow"), *_at("nguyen_widrow(active=2.0)", (4000,), **BIAS),
+    *_at("hippo_legs", (30, 30)), *_at("mamba_decay", (50, 16)), *_at("mamba_step", (4000,), role="bias"),
+    *_at("mamba_step(low=0.01, high=1.0)", (4000,), role="bias"),
     *_at("fixup", in_branch=True, branches=16, branch_layers=2), *_at("fixup", in_branch=True, branch_end=True),
     *_at("fixup(branches=16, branch_layers=3, mode='fan_in')", in_branch=True), *_at("fixup"),
     *_at("fixup", (1,), role="gate"), *_at("rezero", (1,), role="gate"), *_at("rezero(alpha=0.1)", (1,), role="gate"),

@@ -80,7 +80,7 @@ def test_same_generator_same_weights_in_every_dtype(case: Case) -> None:
 DETERMINISTIC = {
     "zeros", "ones", "constant(0.3)", "identity", "identity(gain=0.5)", "dirac", "zero_hadamard", "lstm_forget_bias",
     "lstm_forget_bias(value=2.0)", "rezero", "rezero(alpha=0.1)", "zero_gamma", "layer_scale",
-    "layer_scale(epsilon=0.001)", "prior_bias(0.01)", "prior_bias((0.2, 0.3, 0.5))",
+    "layer_scale(epsilon=0.001)", "hippo_legs", "mamba_decay", "prior_bias(0.01)", "prior_bias((0.2, 0.3, 0.5))",
 }  # fmt: skip
 
 
@@ -462,6 +462,20 @@ def test_prior_bias_starts_at_the_entropy() -> None:
     assert torch.allclose(single.sigmoid(), torch.full((4,), 0.01))
 
 
+def test_legs_has_the_eigenvalues_of_its_paper() -> None:
+    matrix = schemes.hippo_legs().draw((12, 12), generator=generator(), dtype=torch.float64)
+    assert torch.allclose(matrix.diagonal(), -torch.arange(1.0, 13).double())
+    assert not matrix.triu(1).any()
+    assert float(matrix[5, 2]) == pytest.approx(-math.sqrt(11 * 5), rel=1e-6)
+
+
+def test_steps_are_log_uniform() -> None:
+    bias = schemes.mamba_step().draw((4000,), generator=generator(), dtype=torch.float64)
+    logs = torch.nn.functional.softplus(bias).log().numpy()
+    law = stats.uniform(math.log(1e-3), math.log(100))
+    assert stats.kstest(logs, law.cdf).pvalue > 1e-3
+
+
 def test_a_padding_row_stays_zero() -> None:
     place = Place(role="embedding", padding=3)
     table = schemes.normal().draw((6, 4), generator=generator(), place=place)
@@ -500,6 +514,7 @@ def test_a_padding_row_stays_zero() -> None:
         ("lstm_forget_bias", (6,), {"role": "bias", "layout": Layout(parts=3)}, r"needs 4 \(LSTM\) gates; here are 3"),
         ("chrono(100)", (6,), {"role": "bias"}, r"needs 4 \(LSTM\) or 3 \(GRU\) gates; here are 1"),
         ("lora", (4, 4), {}, "starts the factors of an adapter"),
+        ("hippo_legs", (3, 4), {}, r"a square matrix \[n, n\] of states"),
         ("word2vec", (4,), {}, r"starts a table \[row, d\]"),
         ("prior_bias((1, 2))", (3,), {"role": "bias"}, r"2 numbers were given for a bias of shape \(3,\)"),
         ("prior_bias(0.5)", (3, 3), {}, "starts the bias of the output"),
@@ -519,6 +534,7 @@ def test_shapes_and_places_a_scheme_cannot_take(
     [
         ("uniform(1, 0)", "low=1 lies above high=0: swap them"),
         ("truncated_normal(cut=0)", "cut=0: expected a finite number above 0"),
+        ("mamba_step(low=1.0)", "expected low below high"),
         ("sparse(0)", "connections=0: expected a whole number, 1 or more"),
         ("sparse(2.5)", "connections=2.5: expected a whole number"),
         ("variance_scaling(mode='fan')", "expected 'fan_in', 'fan_out', 'fan_avg' or 'fan_geo_avg'"),

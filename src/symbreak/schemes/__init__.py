@@ -75,6 +75,7 @@ from symbreak.schemes.scaled import (
     xavier_uniform,
 )
 from symbreak.schemes.scheme import Scheme
+from symbreak.schemes.state_space import hippo_legs, mamba_decay, mamba_step
 from symbreak.schemes.suits import Suit
 from symbreak.schemes.width import (
     mean_field,
@@ -123,6 +124,7 @@ __all__ = [
     "following",
     "gains",
     "gpt2_residual",
+    "hippo_legs",
     "identity",
     "idinit",
     "irnn",
@@ -134,6 +136,8 @@ __all__ = [
     "lecun_uniform",
     "lora",
     "lstm_forget_bias",
+    "mamba_decay",
+    "mamba_step",
     "mean_field",
     "mimetic",
     "mup",

@@ -26,6 +26,7 @@ from symbreak.schemes.scaled import (
     xavier_uniform,
 )
 from symbreak.schemes.scheme import Scheme
+from symbreak.schemes.state_space import hippo_legs, mamba_decay, mamba_step
 from symbreak.schemes.width import mean_field, mup, ntk, spectral, unit_scaling
 
 FAMILIES: dict[str, tuple[Callable[..., Scheme], ...]] = {
@@ -36,6 +37,7 @@ FAMILIES: dict[str, tuple[Callable[..., Scheme], ...]] = {
     ),
     "patterns": (orthogonal, delta_orthogonal, identity, dirac, sparse, zero_hadamard, idinit),
     "recurrent and first layers": (rnn_default, irnn, lstm_forget_bias, chrono, nguyen_widrow),
+    "state spaces": (hippo_legs, mamba_decay, mamba_step),
     "residual networks and transformers": (
         fixup, rezero, zero_gamma, layer_scale, gpt2_residual, ds_init, t_fixup, deepnorm,
     ),
