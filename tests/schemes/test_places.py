@@ -215,6 +215,9 @@ WEIGHT = Place(shape=(64, 32), fans=Fans(32, 64))
         ("relu", {"role": "router"}, "normal(std=0.02)", "no two experts the same"),
         (None, {"role": "adapter_out"}, "lora", "starts as nothing"),
         (None, {"role": "gain"}, "ones", "has already set the scale"),
+        (None, {"role": "gain", "branch_end": True}, "zero_gamma", "starts as the identity"),
+        (None, {"role": "gate"}, "layer_scale(epsilon=1e-05)", "almost closed"),
+        (None, {"role": "gate", "shape": (1,)}, "rezero", "closed at first"),
         (None, {"role": "slope"}, "constant(0.25)", "PReLU"),
     ],
 )
@@ -227,7 +230,7 @@ def test_the_scheme_that_suits(phi: str | None, facts: dict[str, object], scheme
 def test_what_is_not_known_is_said() -> None:
     assert suits(Place(role="unknown")).scheme is None
     assert "shrink to 0.32 of themselves a layer" in suits(WEIGHT, "softplus").because
-    assert "stays as it is" in suits(Place(role="gate")).because
+    assert "stays as it is" in suits(Place(role="unknown")).because
     assert "is not known" in suits(WEIGHT, None, known=False).because
     assert "undoes any scale" in suits(WEIGHT, "relu", normalised=True).because
     assert suits(Place(role="embedding"), tied=True).scheme == schemes.embedding_normal()
@@ -278,6 +281,15 @@ def test_torchs_own_fused_start_is_told_by_its_fans() -> None:
     assert rows["memory.weight_ih_l0"].has.text == "rnn_default"
     assert rows["table.weight"].suit.scheme == schemes.embedding_normal()  # tied to the head
     assert rows["memory.bias_ih_l0"].suit.scheme == schemes.lstm_forget_bias()
+
+
+def test_zeros_and_gates_that_are_meant_are_left() -> None:
+    block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    nn.init.zeros_(block[1].weight)  # type: ignore[arg-type]
+    block.gamma = nn.Parameter(1e-6 * torch.ones(4))
+    rows = {row.name: row for row in survey(block)}
+    assert rows["1.weight"].suit.scheme == schemes.zero_gamma()
+    assert rows["gamma"].place.role == "gate"
 
 
 def test_meta_and_frozen_parameters_are_surveyed() -> None:

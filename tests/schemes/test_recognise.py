@@ -22,7 +22,19 @@ SAME = {
     "variance_scaling(scale=2.0, mode='fan_out', distribution='normal')": "kaiming_normal(mode='fan_out')",
     "variance_scaling(mode='fan_avg', distribution='uniform')": "xavier_uniform",
 }  # fmt: skip
-EXACT = {"zeros", "ones", "constant", "orthogonal", "delta_orthogonal", "identity", "dirac", "zero_hadamard", "idinit"}
+EXACT = {
+    "hippo_legs",
+    "mamba_decay",
+    "zeros",
+    "ones",
+    "constant",
+    "orthogonal",
+    "delta_orthogonal",
+    "identity",
+    "dirac",
+    "zero_hadamard",
+    "idinit",
+}
 DRAWN = {"uniform", "normal", "torch_default", "lecun_normal", "lecun_uniform", "xavier_normal", "kaiming_normal",
          "kaiming_uniform", "sparse", "embedding_normal", "word2vec", "variance_scaling"}  # fmt: skip
 TOLD = [

@@ -17,8 +17,11 @@ from symbreak.schemes.place import Place, Position, Role
 if TYPE_CHECKING:
     from torch import nn
 
+GATES = ("gamma", "gamma_1", "gamma_2", "layer_scale", "lambda_1", "lambda_2", "resweight")
+"""Names of bare vectors and scalars that multiply a residual branch, in LayerScale, ConvNeXt, BEiT and ReZero."""
+
 BY_NAME: tuple[tuple[Role, tuple[str, ...]], ...] = (
-    ("query_key_value", ("in_proj", "qkv", "c_attn", "query_key_value")),
+    ("query_key_value", ("in_proj_weight", "qkv", "c_attn", "query_key_value")),
     ("query_key", ("q_proj", "k_proj", "query", "key", "to_q", "to_k", "wq", "wk")),
     ("value", ("v_proj", "value", "to_v", "wv")),
     ("attention_out", ("out_proj", "o_proj", "to_out", "wo")),
@@ -83,10 +86,14 @@ def _role(module: nn.Module, own: str, full: str) -> Role:
             return "recurrent_bias" if recurrent else "bias"
         return "recurrent" if recurrent else "weight"
     if fans_of(module, own) is None:
-        return "unknown"
+        return (
+            "gate"
+            if own in GATES and max(getattr(module, own).shape, default=1) == getattr(module, own).numel()
+            else "unknown"
+        )
     if bias:
         return "bias"
-    words = set(full.split(".")) | {own.removesuffix("_weight")}
+    words = set(full.split(".")) | {own.removesuffix("_weight") if own != "in_proj_weight" else own}
     found = (role for role, known in BY_NAME if words & set(known))
     return next(found, "weight") if layout_of(module, own) is not None else "unknown"
 

@@ -14,6 +14,7 @@ from symbreak.schemes.place import Place
 from symbreak.schemes.plain import constant, ones, zeros
 from symbreak.schemes.recurrent import LSTM, chrono, lstm_forget_bias, nguyen_widrow
 from symbreak.schemes.scheme import Scheme
+from symbreak.schemes.state_space import hippo_legs, mamba_decay
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,11 @@ def signature(weight: Tensor, place: Place) -> Scheme | None:
     low, high = (float(edge) for edge in weight.aminmax())
     if low == high:
         return level(low)
-    looks = (_gate_biases,) if weight.dim() < 2 else (_taps, _identity, _repeated, _hadamard, _orthogonal, _one_length)
+    looks = (
+        (_gate_biases,)
+        if weight.dim() < 2
+        else (_taps, _identity, _repeated, _hadamard, _states, _orthogonal, _one_length)
+    )
     return next((found for look in looks if (found := look(weight, place)) is not None), None)
 
 
@@ -134,6 +139,20 @@ def _hadamard(weight: Tensor, place: Place) -> Scheme | None:  # noqa: ARG001 (o
     power = math.ceil(math.log2(o))
     expected = hadamard(power)[:o, :i].to(centre) / math.sqrt(2**power)
     return zero_hadamard() if bool((centre - expected).abs().max() <= 1e-2 * expected[0, 0]) else None
+
+
+def _states(weight: Tensor, place: Place) -> Scheme | None:  # noqa: ARG001 (one signature for all looks)
+    """The matrices of state-space layers: log 1, log 2, ... in every row, or HiPPO-LegS."""
+    import torch
+
+    if weight.dim() != 2 or weight.shape[1] < 3:
+        return None
+    first, second, third = (round(float(entry), 2) for entry in weight[0, :3])
+    scheme = {(0.0, 0.69, 1.1): mamba_decay(), (-1.0, 0.0, 0.0): hippo_legs()}.get((first, second, third))
+    if scheme is None or (scheme == hippo_legs() and weight.shape[0] != weight.shape[1]):
+        return None
+    made = scheme.draw(weight.shape, generator=torch.Generator(), dtype=weight.dtype).to(weight.device)
+    return scheme if torch.allclose(weight, made, rtol=1e-2 if weight.dtype.itemsize < 4 else 1e-5) else None
 
 
 def _orthogonal(weight: Tensor, place: Place) -> Scheme | None:

@@ -15,6 +15,7 @@ from symbreak.schemes.patterns import orthogonal
 from symbreak.schemes.place import Place
 from symbreak.schemes.plain import constant, normal, ones, zeros
 from symbreak.schemes.recurrent import LSTM, lstm_forget_bias
+from symbreak.schemes.residual import layer_scale, rezero, zero_gamma
 from symbreak.schemes.scaled import (
     edge_of_chaos,
     kaiming_normal,
@@ -103,7 +104,13 @@ def _by_role(place: Place, phi: Activation | None, tied: bool) -> Suit | None:
         if tied:
             return Suit(embedding_normal(), "tied to the output: rows of length 1 keep its logits at size 1")
         return Suit(normal(), "looked up, not summed: entries of size 1 are what the next layer's formula assumes")
-    if place.role in ("gate", "unknown"):
+    if place.role == "gain" and place.branch_end:
+        return Suit(zero_gamma(), "the last norm of a residual branch: the block starts as the identity")
+    if place.role == "gate" and math.prod(place.shape) == 1:
+        return Suit(rezero(), "a scalar on a residual branch: closed at first, it learns from the first step")
+    if place.role == "gate":
+        return Suit(layer_scale(1e-5), "a vector on a residual branch: almost closed at first")
+    if place.role == "unknown":
         return Suit(None, "its part in the model is not known: it stays as it is")
     if place.role == "weight" and place.layout.parts > 1:
         return Suit(xavier_uniform(), "feeds gates that bend both ways; each gate has its own fans")

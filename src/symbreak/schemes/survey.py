@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from symbreak.schemes.activations import Activation
 from symbreak.schemes.place import Place
 from symbreak.schemes.places import Following, following, places_of
+from symbreak.schemes.plain import zeros
 from symbreak.schemes.recognise import Recognition, recognise
 from symbreak.schemes.suits import Suit, expected_rms, suits
 
@@ -76,8 +77,10 @@ def _row(
     layer = name.rpartition(".")[0]
     tied = place.role == "embedding" and id(weight) in shared
     next_ = follows.get(layer, Following(None))
-    suit = suits(place, next_.phi, known=layer in follows, normalised=next_.normalised, tied=tied)
     has = recognise(weight, place=place)
+    if place.role == "gain" and has.scheme == zeros():  # nobody zeroes a norm by accident
+        place = replace(place, branch_end=True)
+    suit = suits(place, next_.phi, known=layer in follows, normalised=next_.normalised, tied=tied)
     wanted = expected_rms(suit.scheme, place) if suit.scheme is not None else None
     if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0 or not wanted:
         return Row(name, place, has, suit, None)
