@@ -362,8 +362,9 @@ def test_mup_is_the_table(optimizer: str) -> None:
     first = Place(shape=(256, 10), base=Fans(10, 64), position="first")
     last = Place(shape=(10, 256), base=Fans(64, 10), position="last")
     bias = Place(shape=(256,), role="bias", base=Fans(64, 64))
-    rates = [scheme.companions(place).learning_rate for place in (hidden, first, last, bias)]
-    assert rates == ([0.25, 1, 1, 1] if optimizer == "adam" else [1, 4, 4, 4])
+    table = Place(shape=(1000, 256), role="embedding", base=Fans(64, 1000))
+    rates = [scheme.companions(place).learning_rate for place in (hidden, first, last, bias, table)]
+    assert rates == ([0.25, 1, 1, 1, 1] if optimizer == "adam" else [1, 4, 4, 4, 4])
     assert scheme.companions(last).multiplier == 0.25
     assert scheme.moments(place=last).std == pytest.approx(1 / 8)
     assert scheme.moments(place=hidden).std == pytest.approx(1 / 16)

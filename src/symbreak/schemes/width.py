@@ -60,7 +60,8 @@ def mup(*, gain: float = 1.0, optimizer: Optimizer = "adam") -> LawOf:
             level = 0.0 if place.is_bias else 1.0
             return Constant(level, companions=Companions(learning_rate=_grown(place)[1] if sgd else 1.0))
         if place.role == "embedding":
-            return Normal(gain, companions=Companions(learning_rate=_grown(place)[1] if sgd else 1.0))
+            m = _grown(place)[0]  # a table [row, d] grows along d, which its shape reads as fan_in
+            return Normal(gain, companions=Companions(learning_rate=m if sgd else 1.0))
         m_in, m_out = _grown(place)
         if place.position == "last":
             beside = Companions(multiplier=1 / m_in, learning_rate=m_in if sgd else 1.0)
