@@ -13,14 +13,20 @@ from symbreak.nets.again import ShrinkPerturb, shrink_perturb
 from symbreak.nets.errors import NetError, NetWarning
 
 if TYPE_CHECKING:
+    from symbreak.nets.linear import LinearRegression
+    from symbreak.nets.logistic import LogisticRegression
     from symbreak.nets.losses import LOSSES
+    from symbreak.nets.perceptron import Perceptron
     from symbreak.nets.textbook import ACTIVATIONS, Spec, build, parse_spec
 
 __all__ = [
     "ACTIVATIONS",
     "LOSSES",
+    "LinearRegression",
+    "LogisticRegression",
     "NetError",
     "NetWarning",
+    "Perceptron",
     "ShrinkPerturb",
     "Spec",
     "build",
@@ -28,7 +34,16 @@ __all__ = [
     "shrink_perturb",
 ]
 
-_WHERE = {"LOSSES": "losses"} | dict.fromkeys(("ACTIVATIONS", "Spec", "build", "parse_spec"), "textbook")
+_WHERE = {
+    "ACTIVATIONS": "textbook",
+    "LOSSES": "losses",
+    "LinearRegression": "linear",
+    "LogisticRegression": "logistic",
+    "Perceptron": "perceptron",
+    "Spec": "textbook",
+    "build": "textbook",
+    "parse_spec": "textbook",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,10 @@ class NetError(SymbreakError, ValueError):
     """
 
 
+class NetTypeError(NetError, TypeError):
+    """The same where the kind of thing is wrong, such as text for a number: scikit-learn expects a TypeError there."""
+
+
 class NetWarning(UserWarning):
     """The fit goes on and its numbers are right; they may not be what was hoped for. The text says why."""
 
@@ -37,6 +41,8 @@ def front_door(who: object) -> Iterator[None]:
     try:
         yield
     except NetError as err:
-        raise (err if str(err).startswith(f"{name}: ") else NetError(f"{name}: {err}")) from err.__cause__
-    except (SymbreakError, ValueError, TypeError) as err:
+        raise (err if str(err).startswith(f"{name}: ") else type(err)(f"{name}: {err}")) from err.__cause__
+    except TypeError as err:
+        raise NetTypeError(f"{name}: {err}") from err
+    except (SymbreakError, ValueError) as err:
         raise NetError(f"{name}: {err}") from err

@@ -77,8 +77,9 @@ class Net(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
         again = parse_warm_start(self.warm_start)
         if again is False or not self.__sklearn_is_fitted__():
             return start.start(slots, self.init, self.init_bias, seed=seed, dtype=dtype)
-        learned = self.tensors()
-        needed, held = {slot.name: slot.shape for slot in slots}, {name: one.shape for name, one in learned.items()}
+        needed = {slot.name: slot.shape for slot in slots}
+        learned = {name: one for name, one in self.tensors().items() if name in needed or one.any()}
+        held = {name: one.shape for name, one in learned.items()}
         if needed != held:
             raise NetError(
                 f"warm_start={self.warm_start!r} goes on from weights of shapes {held}, and these data need {needed}. "
