@@ -37,6 +37,13 @@ def compiled(**options: Any) -> Callable[[F], F]:
     return jit
 
 
+def lent(array: Floats) -> Floats:
+    """The array in rows, for reading only, as memory-mapped samples are: one type, so one compilation."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
 # Two sums, because numba's cache does not tell one function under two options apart. Only a free order of the terms
 # lets the processor add several at once; only the textbook's order gives the textbook's ties.
 
@@ -59,10 +66,14 @@ def _dot_in_order(w: Floats, x: Floats) -> float:
 
 @compiled()
 def shuffle(order: Integers, state: NDArray[np.uint64]) -> None:
-    """Fisher and Yates's shuffle in place, by the SplitMix64 generator. state [1] moves on.
+    """Fisher and Yates's shuffle of 0 .. n - 1 into order [n], by the SplitMix64 generator. state [1] moves on.
+
+    It starts from the natural order each time, so that the state alone says what comes next.
 
     Source: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators; Lemire 2019, for the range.
     """
+    for k in range(len(order)):
+        order[k] = k
     for k in range(len(order) - 1, 0, -1):
         state[0] += np.uint64(0x9E3779B97F4A7C15)
         bits = state[0]
@@ -74,12 +85,11 @@ def shuffle(order: Integers, state: NDArray[np.uint64]) -> None:
 
 
 @compiled()
-def orders(order: Integers, state: NDArray[np.uint64], epochs: int) -> Integers:
-    """The next orders [epochs, n] in which `descend` would visit the samples; order [n] and state [1] move on."""
-    visits = np.empty((epochs, len(order)), np.int64)
+def orders(n_samples: int, state: NDArray[np.uint64], epochs: int) -> Integers:
+    """The next orders [epochs, n] in which `descend` would visit the samples; state [1] moves on."""
+    visits = np.empty((epochs, n_samples), np.int64)
     for epoch in range(epochs):
-        shuffle(order, state)
-        visits[epoch] = order
+        shuffle(visits[epoch], state)
     return visits
 
 

@@ -176,8 +176,9 @@ class Neuron(Net):
         bias = bool(self.fit_intercept)
         snapshots, path_W, path_b = path
         done = kernels.descend(
-            self.loss_of(len(W)), X, y, W, b, course.VW, course.Vb, bias, self.eta_, k.momentum, k.nesterov, k.alpha,
-            batch, shuffled, course.state, tol, k.patience, snapshots, path_W, path_b, losses, mistakes,
+            self.loss_of(len(W)), kernels.lent(X), kernels.lent(y), W, b, course.VW, course.Vb, bias,
+            self.eta_, k.momentum, k.nesterov, k.alpha, batch, shuffled, course.state, tol, k.patience,
+            snapshots, path_W, path_b, losses, mistakes,
         )  # fmt: skip
         return losses[:done], mistakes[:done]
 

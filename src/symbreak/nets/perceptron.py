@@ -201,7 +201,7 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
         """Summed as in training, so that a tie falls on the same side."""
         from symbreak.nets import kernels
 
-        return kernels.scores(X, self.coef_, self.intercept_)
+        return kernels.scores(kernels.lent(X), self.coef_, self.intercept_)
 
     def _check_convention(self, y: ArrayLike) -> None:
         if self.labels is None:
@@ -232,7 +232,7 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
         """Each neuron's run, some epochs at a time, until all have passed one without a mistake."""
         W, b = self.w0_.copy(), self.b0_.copy()
         targets = [y] if len(W) == 1 else [(y == o).astype(np.float64) for o in range(len(W))]
-        course, order = Course.new(len(W), X.shape[1], seed), np.arange(len(X))
+        course = Course.new(len(W), X.shape[1], seed)
         mistakes, ties, learning = [np.zeros((0, len(W)), np.int64)], np.zeros(len(W), np.int64), set(range(len(W)))
         done, chunk = 0, FIRST_EPOCHS
         while learning and done < k.epochs:
@@ -242,7 +242,7 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
                 from symbreak.nets import kernels
 
                 epochs = max(1, min(epochs, MOST_VISITS // len(X)))
-                visits = kernels.orders(order, course.state, epochs)
+                visits = kernels.orders(len(X), course.state, epochs)
             block = np.zeros((epochs, len(W)), np.int64)
             for o in sorted(learning):
                 start = b[o] if self.fit_intercept else None
