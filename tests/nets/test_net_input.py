@@ -84,7 +84,7 @@ def test_solvers():
         LinearRegression(solver="magic").fit(X, Y)
     with pytest.raises(NetError, match=r"solver='exact' is for full batches without tol, and batch_size=2 is set"):
         LinearRegression(solver="exact", batch_size=2).fit(X, Y)
-    with pytest.raises(NetError, match="solver='exact' is for full batches without tol, and tol=0.1 is set"):
+    with pytest.raises(NetError, match=r"solver='exact' is for full batches without tol, and tol=0.1 is set"):
         LinearRegression(solver="exact", tol=0.1).fit(X, Y)
 
 

@@ -85,6 +85,62 @@ def shuffle(order: Integers, state: NDArray[np.uint64]) -> None:
 
 
 @compiled()
+def rosenblatt(
+    X: Floats,  # [n, d]
+    y: Floats,  # [n] 0 or 1; class numbers for several neurons
+    W: Floats,  # [o, d] in and out
+    b: Floats,  # [o] in and out
+    learns_bias: bool,
+    eta: float,
+    shuffled: bool,
+    state: NDArray[np.uint64],  # [1] of the shuffles, in and out
+    mistakes: Integers,  # [epochs, o] out
+) -> int:
+    """The perceptron's rule, as `descend` has it for batches of one, bit for bit; the number of epochs done.
+
+    Four samples are looked at together, because a sum in order waits for each of its additions, and four such sums wait
+    at the same time. Weights that a mistake changes make the samples behind it be looked at again.
+    """
+    n_samples, n_features = X.shape
+    order = np.arange(n_samples)
+    for epoch in range(len(mistakes)):
+        if shuffled:
+            shuffle(order, state)
+        for o in range(len(W)):
+            if epoch > 0 and mistakes[epoch - 1, o] == 0:  # right about every sample, so right for good
+                continue
+            w, place = W[o], 0
+            while place < n_samples:
+                ahead = min(4, n_samples - place)
+                last = n_samples - 1
+                i0, i1 = order[place], order[min(place + 1, last)]
+                i2, i3 = order[min(place + 2, last)], order[min(place + 3, last)]
+                z0, z1, z2, z3 = 0.0, 0.0, 0.0, 0.0
+                for j in range(n_features):
+                    z0 += w[j] * X[i0, j]
+                    z1 += w[j] * X[i1, j]
+                    z2 += w[j] * X[i2, j]
+                    z3 += w[j] * X[i3, j]
+                for k in range(ahead):
+                    i = order[place]
+                    z = (z0 if k == 0 else z1 if k == 1 else z2 if k == 2 else z3) + b[o]
+                    wanted = y[i] > 0 if len(W) == 1 else int(y[i]) == o
+                    place += 1
+                    if (z >= 0) == wanted:
+                        continue
+                    mistakes[epoch, o] += 1
+                    step = eta if wanted else -eta
+                    if learns_bias:
+                        b[o] += step
+                    for j in range(n_features):
+                        w[j] += step * X[i, j]
+                    break
+        if mistakes[epoch].sum() == 0:
+            return epoch + 1
+    return len(mistakes)
+
+
+@compiled()
 def orders(n_samples: int, state: NDArray[np.uint64], epochs: int) -> Integers:
     """The next orders [epochs, n] in which `descend` would visit the samples; state [1] moves on."""
     visits = np.empty((epochs, n_samples), np.int64)

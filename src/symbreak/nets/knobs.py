@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +133,7 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
+@functools.lru_cache(maxsize=64)
 def thinned(last: int, points: int) -> NDArray[np.int64]:
     """At most `points` whole numbers from 0 to `last`, both among them: all where they fit, else ever further apart.
 
@@ -142,6 +144,9 @@ def thinned(last: int, points: int) -> NDArray[np.int64]:
     Source: descent is quick at first and slow at last, so a geometric ladder shows both.
     """
     if last < points:
-        return np.arange(last + 1)
-    ladder = {min(round(float(one)), last) for one in np.geomspace(1, last, points - 1)}
-    return np.array(sorted({0, last} | ladder), dtype=np.int64)
+        chosen = np.arange(last + 1)
+    else:
+        ladder = {min(round(float(one)), last) for one in np.geomspace(1, last, points - 1)}
+        chosen = np.array(sorted({0, last} | ladder), dtype=np.int64)
+    chosen.flags.writeable = False  # kept for the next fit
+    return chosen

@@ -8,16 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 
-from symbreak.exact import perceptron
 from symbreak.exact.arrays import Floats, Integers
 from symbreak.nets.classes import Classifying
 from symbreak.nets.errors import NetError, front_door
-from symbreak.nets.knobs import Knobs, knobs, seed_of
+from symbreak.nets.knobs import Knobs
 from symbreak.nets.neuron import PERCEPTRON, Course, Neuron
 
 CONVENTIONS = ((0, 1), (-1, 1))
-FIRST_EPOCHS = 32  # at once; twice as many each time, because most runs are over soon
-MOST_VISITS = 2**22  # of one run at once, where their order is drawn beforehand
 
 
 class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  # scikit-learn ships no types
@@ -34,8 +31,8 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
 
     From w = 0 the learning rate changes nothing but the length of w: each update adds eta times whole samples, so eta
     factors out of w, and the sign of z does not see it. From w0 != 0 only w0 / eta matters. In floats both hold exactly
-    for powers of two; else a z of zero may be rounded to either side, and `ties_` counts how often that could have
-    been.
+    for powers of two; else a z of zero may be rounded to either side. `symbreak.exact.perceptron.run(...).ties` counts
+    how often that could have been.
 
     scikit-learn's Perceptron also updates where a positive sample has z = 0 exactly; elsewhere the two agree bit for
     bit (shuffle=False, tol=None).
@@ -68,8 +65,6 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
         mistakes_: mistakes by epoch [epochs]; for more classes those of each neuron [epochs, classes].
         loss_path_: share of mistakes by epoch, the mean over neurons.
         loss_steps_: how many epochs had been done before each entry.
-        ties_: by neuron [o], visits at which z was zero but for rounding. Only Rosenblatt's rule counts them
-            (batch_size=1 without momentum, alpha, tol and keep_path); None elsewhere.
         coef_path_, intercept_path_, coef_steps_: w [k, o, d] and b [k, o] after so many epochs.
         n_iter_: epochs, the first without a mistake included.
         eta_: the learning rate.
@@ -89,8 +84,7 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
     """
 
     mistakes_: Integers
-    ties_: Integers | None
-    facts = (*Neuron.facts, "mistakes_", "ties_")
+    facts = (*Neuron.facts, "mistakes_")
 
     def __init__(
         self,
@@ -161,14 +155,9 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
         Source: the class.
         """
         with front_door(self):
-            k = knobs(self)
             self._check_convention(y)
         features, codes, n_outputs = self._classified(X, y)
-        rosenblatt = k.batch_size == 1 and not (k.momentum or k.alpha or k.keep_path) and k.tol is None
-        if rosenblatt:
-            self._fit_at_once(features, codes, n_outputs, k)
-        else:
-            self._fit_by_steps(features, codes, n_outputs, self.bend)
+        self._fit_by_steps(features, codes, n_outputs, self.bend)
         return self
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
@@ -218,47 +207,19 @@ class Perceptron(ClassifierMixin, Classifying, Neuron):  # type: ignore[misc]  #
     def _eta(self, X: Floats, k: Knobs, bend: float) -> float:  # noqa: ARG002 (no learning rate is too large)
         return 1.0 if k.eta is None else k.eta
 
-    def _fit_at_once(self, X: Floats, y: Floats, n_outputs: int, k: Knobs) -> None:
-        with front_door(self):
-            seed = seed_of(self.random_state)
-            self.adopt_start(self.begin(self._slots(n_outputs), seed))
-        self.eta_ = self._eta(X, k, self.bend)
-        W, b, mistakes, ties = self._rosenblatt(X, y, k, seed)
-        self._end_at(W, b, mistakes.mean(axis=1) / len(X), mistakes)
-        self.ties_ = ties
-        self._course = None
+    def _descend(
+        self, X: Floats, y: Floats, W: Floats, b: Floats, k: Knobs, course: Course, epochs: int, path: Any
+    ) -> tuple[Floats, Integers]:
+        if k.batch_size != 1 or k.momentum or k.alpha or k.tol is not None or k.keep_path:
+            return super()._descend(X, y, W, b, k, course, epochs, path)
+        from symbreak.nets import kernels
 
-    def _rosenblatt(self, X: Floats, y: Floats, k: Knobs, seed: int) -> tuple[Floats, Floats, Integers, Integers]:
-        """Each neuron's run, some epochs at a time, until all have passed one without a mistake."""
-        W, b = self.w0_.copy(), self.b0_.copy()
-        targets = [y] if len(W) == 1 else [(y == o).astype(np.float64) for o in range(len(W))]
-        course = Course.new(len(W), X.shape[1], seed)
-        mistakes, ties, learning = [np.zeros((0, len(W)), np.int64)], np.zeros(len(W), np.int64), set(range(len(W)))
-        done, chunk = 0, FIRST_EPOCHS
-        while learning and done < k.epochs:
-            epochs = min(chunk, k.epochs - done)
-            visits = None
-            if k.shuffle:
-                from symbreak.nets import kernels
-
-                epochs = max(1, min(epochs, MOST_VISITS // len(X)))
-                visits = kernels.orders(len(X), course.state, epochs)
-            block = np.zeros((epochs, len(W)), np.int64)
-            for o in sorted(learning):
-                start = b[o] if self.fit_intercept else None
-                ran = perceptron.run(X, targets[o], W[o], self.eta_, b0=start, epochs=epochs, order=visits)
-                W[o], b[o], block[:, o] = ran.weights[0], ran.biases[0], ran.mistakes[0]
-                ties[o] += ran.ties[0]
-            learning = {o for o in learning if block[:, o].all()}
-            mistakes.append(block)
-            done, chunk = done + epochs, 2 * chunk
-        made = np.concatenate(mistakes)
-        clean = np.flatnonzero(~made.any(axis=1))
-        return W, b, made[: clean[0] + 1] if len(clean) else made, ties
+        mistakes = np.zeros((epochs, len(W)), np.int64)
+        features, codes, bias = kernels.lent(X), kernels.lent(y), bool(self.fit_intercept)
+        done = kernels.rosenblatt(features, codes, W, b, bias, self.eta_, k.shuffle, course.state, mistakes)
+        return mistakes[:done].mean(axis=1) / len(X), mistakes[:done]
 
     def _end_at(self, W: Floats, b: Floats, losses: Floats, mistakes: Integers, *, goes_on: bool = False) -> None:
         made = mistakes if mistakes.shape[1] > 1 else mistakes[:, 0]
         self.mistakes_ = np.concatenate([self.mistakes_, made]) if goes_on else made
-        if not goes_on:
-            self.ties_ = None
         super()._end_at(W, b, losses, mistakes, goes_on=goes_on)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from symbreak.exact import descent
 from symbreak.exact.arrays import Floats, Integers
 from symbreak.exact.modes import decay
 
@@ -58,25 +57,22 @@ class Reduced:
 
         Args:
             start: weights, and the intercept if there is one [p].
-            eta, momentum, nesterov: as `exact.descent.path`.
+            eta, momentum, nesterov: as `exact.descent.path` has them.
             steps: counts [T].
         """
-        z0 = self.V.T @ start  # [r]
-        r, scale = len(self.s), np.sqrt(max(len(self.s), 1) / self.n_samples)  # path divides by its number of rows, r
-        z = np.broadcast_to(z0, (len(steps), r))
-        if r:
-            problem = (np.diag(self.s * scale), self.target * scale)
-            z = descent.path(*problem, z0, eta, steps, momentum=momentum, nesterov=nesterov)[0, 0]
+        h = np.append(self.s * (self.s / self.n_samples), self.unseen_decay)  # the last is what no sample sees
+        left, gone = (m.T for m in decay(eta * h, steps, momentum, nesterov=nesterov))  # [T, r + 1]
+        z0, minimum = self.V.T @ start, self.target / self.s
         with np.errstate(over="ignore", invalid="ignore"):  # beyond 1e308: inf, as stepping has it
-            weights = start + (z - z0) @ self.V.T
-            losses = (self.rest + ((z * self.s - self.target) ** 2).sum(axis=1)) / (2 * self.n_samples)
+            error = left[:, :-1] * (z0 - minimum)  # what is left of each mode's way to its minimum
+            moved = np.where(np.abs(left[:, :-1]) > 1, error + (minimum - z0), gone[:, :-1] * (minimum - z0))
+            weights = start + moved @ self.V.T
+            losses = (self.rest + ((error * self.s) ** 2).sum(axis=1)) / (2 * self.n_samples)
             if self.unseen_decay:
                 unseen = start - self.V @ z0
                 unseen -= self.V @ (self.V.T @ unseen)
-                rate = np.array([eta * self.unseen_decay])
-                left, gone = (m[0][:, None] for m in decay(rate, steps, momentum, nesterov=nesterov))
-                weights -= gone * unseen
-                losses += self.unseen_decay / 2 * (left[:, 0] * np.linalg.norm(unseen)) ** 2
+                weights -= gone[:, -1:] * unseen
+                losses += self.unseen_decay / 2 * (left[:, -1] * np.linalg.norm(unseen)) ** 2
         return Path(weights, losses)
 
 

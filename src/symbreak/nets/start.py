@@ -197,9 +197,15 @@ def _bias_of(weight: Any) -> Scheme:
 
 def _scheme(given: str | Scheme) -> Scheme:
     try:
-        return parse(given) if isinstance(given, str) else given
+        return _parsed(given) if isinstance(given, str) else given
     except SchemeError as err:
         raise SchemeError(f"{err} Or give {KINDS.partition(', ')[2]}.") from err
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Scheme:
+    """A tenth of a small fit was reading "zeros" again."""
+    return parse(text)
 
 
 def _generator(seed: int) -> torch.Generator:
