@@ -194,6 +194,37 @@ def _loss(kind: int, z: Floats, y: float, mistakes: Integers) -> float:
 
 
 @compiled()
+def _online_epoch(
+    kind: int, X: Floats, y: Floats, order: Integers, w: Floats, b: Floats, learns_bias: bool, eta: float, alpha: float
+) -> float:
+    """One neuron, one sample at a time, no momentum: the loss of the epoch. w [d] and b [1] in and out."""
+    total, bias, kept = 0.0, b[0], 1.0 - eta * alpha
+    z, none = np.empty(1), np.empty(0, np.int64)
+    for i in order:
+        x = X[i]
+        if alpha > 0:
+            total += 0.5 * alpha * _dot(w, w)
+        z[0] = _dot(w, x) + bias
+        if kind == SQUARES:
+            slope = z[0] - y[i]
+            total += 0.5 * slope * slope
+        else:
+            total += _loss(kind, z, y[i], none)
+            slope = z[0]
+        step = eta * slope
+        if learns_bias:
+            bias -= step
+        if alpha > 0:
+            for j in range(len(w)):
+                w[j] = w[j] * kept - step * x[j]
+        else:
+            for j in range(len(w)):
+                w[j] -= step * x[j]
+    b[0] = bias
+    return total
+
+
+@compiled()
 def descend(
     kind: int,
     X: Floats,  # [n, d]
@@ -232,7 +263,10 @@ def descend(
         if shuffled:
             shuffle(order, state)
         total = 0.0
-        for first in range(0, n_samples, batch):
+        alone = online and n_out == 1 and kind != PERCEPTRON
+        if alone:
+            total = _online_epoch(kind, X, y, order, W[0], b, learns_bias, eta, alpha)
+        for first in range(0, 0 if alone else n_samples, batch):
             last = min(first + batch, n_samples)
             if alpha > 0:
                 total += 0.5 * alpha * (W * W).sum() * (last - first)
