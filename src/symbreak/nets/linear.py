@@ -217,7 +217,7 @@ class LinearRegression(RegressorMixin, Neuron):  # type: ignore[misc]  # scikit-
         problem = reduced.reduce(X, y, bias=bias, alpha=k.alpha)
         limit = curvature.limit(problem.curvature, momentum=k.momentum, nesterov=k.nesterov)
         self.eta_ = half_of(limit) if k.eta is None else k.eta
-        self._warn_of(self.eta_, problem.curvature, k)
+        self._warn_of(self.eta_, problem.curvature, k, frames=4)
         n_steps = k.epochs
         if k.n_steps is None and self.eta_ < limit:
             n_steps = problem.steps_to_settle(self.eta_, momentum=k.momentum, nesterov=k.nesterov)

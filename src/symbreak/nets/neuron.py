@@ -105,10 +105,11 @@ class Neuron(Net):
         if k.eta is None:
             return (1 - k.momentum) / worst if worst else 1.0
         if k.eta > curvature.limit(worst, momentum=k.momentum, nesterov=k.nesterov):  # else there is no need to look
-            self._warn_of(k.eta, curvature.largest(X, **facts), k)
+            self._warn_of(k.eta, curvature.largest(X, **facts), k, frames=5)
         return k.eta
 
-    def _warn_of(self, eta: float, largest: float, k: Knobs) -> None:
+    def _warn_of(self, eta: float, largest: float, k: Knobs, *, frames: int) -> None:
+        """frames: from here up to the user's line."""
         limit = curvature.limit(largest, momentum=k.momentum, nesterov=k.nesterov)
         if eta <= limit:
             return
@@ -119,7 +120,7 @@ class Neuron(Net):
             f"{type(self).__name__}: eta={eta:g} is beyond the stability limit {law} = {limit:.6g} (lambda_max = "
             f"{largest:.6g}, the largest curvature of the loss). {self.beyond} Take eta below {limit:.6g}, or 'auto'.",
             NetWarning,
-            stacklevel=4,
+            stacklevel=frames,
         )
 
     # Training --------------------------------------------------------------------------------------------------------
