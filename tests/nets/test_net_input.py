@@ -202,10 +202,11 @@ def test_weights_of_a_deep_net_are_no_start_of_one_neuron(tmp_path):
 
 @pytest.mark.parametrize("knobs", [{"batch_size": 2}, {"solver": "steps"}, {}])
 def test_an_eta_too_large_is_a_lesson_not_an_error(knobs):
-    with pytest.warns(NetWarning, match="beyond the stability limit") as told:
-        LinearRegression(eta=100.0, max_epochs=3, **knobs).fit(X, Y)
-        LinearRegression(eta=100.0, **knobs).partial_fit(X, Y)
-    assert [one.filename for one in told] == [__file__] * 2  # the user's line, not ours
+    net = LinearRegression(eta=100.0, max_epochs=3, **knobs)
+    for train in (net.fit, LinearRegression(eta=100.0, **knobs).partial_fit):
+        with pytest.warns(NetWarning, match="beyond the stability limit") as told:
+            train(X, Y)
+        assert [one.filename for one in told] == [__file__]  # the user's line, not ours
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Perceptron(eta=1e6).fit(X, Y)  # no rate is too large for a perceptron
