@@ -22,6 +22,7 @@ from symbreak.nets import saved
 from symbreak.nets.errors import NetError
 from symbreak.schemes import Fans, Scheme, constant, parse, torch_default, zeros
 from symbreak.schemes.laws import Constant
+from symbreak.schemes.place import Place
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,11 @@ class Slot:
     shape: tuple[int, ...]  # weight [o, i], bias [o]
     fans: Fans  # of the layer, for the bias too
     is_bias: bool = False
+
+    @property
+    def place(self) -> Place:
+        """What a scheme may read of it."""
+        return Place(shape=self.shape, fans=self.fans, role="bias" if self.is_bias else "weight")
 
 
 def layer(name: str, *, n_in: int, n_out: int, bias: bool = True) -> tuple[Slot, ...]:
@@ -116,7 +122,7 @@ def fresh(slots: Sequence[Slot], init: Any, *, seed: int, dtype: str = "float64"
     Source: what shrink and perturb perturbs with; Ash and Adams 2020, arXiv:1910.08475.
     """
     scheme = _scheme(init) if isinstance(init, str | Scheme) and not _is_file(init) else None
-    random = scheme is not None and not isinstance(scheme.law(slots[0].fans), Constant)
+    random = scheme is not None and not isinstance(scheme.law_at(slots[0].place), Constant)
     return start(slots, scheme if random else torch_default(), seed=seed, dtype=dtype)
 
 
@@ -220,12 +226,12 @@ def _filled(slot: Slot, given: Any, generator: Any, dtype: str) -> NDArray[Any]:
     if not isinstance(given, str | Scheme):
         return _array(slot, given).astype(dtype)
     scheme = _scheme(given)
-    law = scheme.law(slot.fans)
+    law = scheme.law_at(slot.place)
     if isinstance(law, Constant):  # nothing to draw, so nothing that needs torch
         return np.full(slot.shape, law.level, dtype)
     import torch
 
-    drawn = scheme.draw(slot.shape, generator=generator(), fans=slot.fans, dtype=getattr(torch, dtype))
+    drawn = scheme.draw(slot.shape, generator=generator(), place=slot.place, dtype=getattr(torch, dtype))
     return np.asarray(drawn.numpy())
 
 
