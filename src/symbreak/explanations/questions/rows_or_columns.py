@@ -312,8 +312,8 @@ def fails_when(problem: Problem, seed: int) -> tuple[Caveat, ...]:
         ),
         Caveat(
             "The optimizer is Adam and there is one output: the gradients of two equal rows then differ by a factor "
-            "only, the ratio of their weights out, which Adam divides away. Equal rows with weights out of one sign stay "
-            "nearly equal at first, and separate slowly.",
+            "only, the ratio of their weights out, which Adam divides away. Equal rows with weights out of one sign "
+            "stay nearly equal at first, and separate slowly.",
             often_said="equal rows separate at the first step",
             tables=(
                 Table(
