@@ -273,8 +273,6 @@ def apart(h: Tensor) -> float:
         >>> import torch
         >>> apart(torch.tensor([[1.0, 1.0], [2.0, 1.0]]))
         0.5
-
-    Source: -
     """
     largest = float(h.abs().max())
     return float((h.amax(dim=1) - h.amin(dim=1)).max()) / largest if largest else 0.0
@@ -286,8 +284,6 @@ def letter(name: str) -> str:
     Example:
         >>> letter("fc2.weight"), letter("alpha")
         ('W2', 'alpha')
-
-    Source: -
     """
     layer = re.fullmatch(r"fc(\d+)\.(weight|bias)", name)
     return f"{'W' if layer[2] == 'weight' else 'b'}{layer[1]}" if layer else name.removesuffix(".weight")

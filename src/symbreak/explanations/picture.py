@@ -93,7 +93,11 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
             ax.plot(line.x, line.y, "o", ms=5, label=line.label, color=color)
         else:
             ax.plot(line.x, line.y, STYLES[number % len(STYLES)], lw=2, label=line.label, color=color)
-    if not picture.x_log and all(float(x).is_integer() for line in picture.lines for x in line.x):
+    if (
+        not picture.x_ticks
+        and not picture.x_log
+        and all(float(x).is_integer() for line in picture.lines for x in line.x)
+    ):
         ax.locator_params(axis="x", integer=True)
     if picture.x_log and any(x > 0 for line in picture.lines for x in line.x):  # matplotlib fails on none
         ax.set_xscale("log")

@@ -14,8 +14,8 @@ from symbreak.explanations.derivation import Expr, Named, gradient
 Phi = Callable[[Any], Any]
 
 
-def functions() -> dict[str, Phi]:
-    """The activations the algebra is carried out for, as sympy writes them.
+def functions(*names: str) -> dict[str, Phi]:
+    """The activations the algebra is carried out for, as sympy writes them; all, or those named.
 
     Example:
         >>> functions()["sigmoid"](0)
@@ -25,12 +25,13 @@ def functions() -> dict[str, Phi]:
     """
     import sympy as sp
 
-    return {
+    known: dict[str, Phi] = {
         "tanh": sp.tanh,
         "gelu": lambda z: z * (1 + sp.erf(z / sp.sqrt(2))) / 2,
         "sigmoid": lambda z: 1 / (1 + sp.exp(-z)),
         "softplus": lambda z: sp.log(1 + sp.exp(z)),
     }
+    return {name: known[name] for name in names or known}
 
 
 class TwoUnits:

@@ -38,7 +38,7 @@ def derivation() -> tuple[Step, ...]:
     import sympy as sp
 
     rows, columns, both, back = [], [], [], []
-    for net in (TwoUnits(phi) for phi in functions().values()):
+    for net in (TwoUnits(phi) for phi in functions("tanh", "sigmoid").values()):
         by_w, by_b, by_a = (net.by(one).doit() for one in (net.w, net.b, net.a))
         back += [(net.by(net.w), net.back * net.x), (net.by(net.a), net.delta * net.h)]
         row = net.equal(net.w, net.b)
@@ -60,7 +60,7 @@ def derivation() -> tuple[Step, ...]:
         ),
         derive(
             "The gradients of a unit, w in and a out: its back-signal times the input, and delta times its output. "
-            "(One sample, two units; tanh, GELU, sigmoid, softplus.)",
+            "(One sample, two units; tanh and sigmoid.)",
             slope_by("w_o", "a_o"),
             Named("delta a_o phi'(z_o) x, delta phi(z_o)", r"\delta\, a_o\, \phi'(z_o)\, x,\; \delta\, \phi(z_o)"),
             proof=back,

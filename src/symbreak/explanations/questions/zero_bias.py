@@ -29,15 +29,16 @@ RARE = 10  # how many times rarer the rare class is made
 CLAIM = (
     "Biases may start at zero because a bias is multiplied by nothing: its gradient is the sum of the back-signals of "
     "its unit, which needs no input and which the weights behind it make different from unit to unit. "
-    "A weight's gradient is that back-signal times an input, and both go through other weights: W2 is a factor of W1's "
-    "gradient, so zero biases cost nothing, one zero matrix costs a step, and two in a row stop a tanh or ReLU network."
+    "A weight's gradient is that back-signal times an input, and both go through other weights: W2 is a factor of "
+    "W1's gradient, so zero biases delay nothing, one zero matrix costs a step, and two in a row stop a tanh or ReLU "
+    "network."
 )
 
 
 def derivation() -> tuple[Step, ...]:
     import sympy as sp
 
-    nets = [TwoUnits(phi) for phi in functions().values()]
+    nets = [TwoUnits(phi) for phi in functions("tanh", "sigmoid").values()]
     tanh = nets[0]
     chain, no_input, at_zero, no_weight, alike = [], [], [], [], []
     for net in nets:
@@ -60,7 +61,7 @@ def derivation() -> tuple[Step, ...]:
     return (
         derive(
             "With delta the derivative of the loss by the output: a bias gets the back-signal of its unit itself, a "
-            "weight gets it times the input. (Checked for tanh, GELU, sigmoid and softplus.)",
+            "weight gets it times the input. (One sample, two units; tanh and sigmoid.)",
             slope_by("b2", "b1", "W1"),
             Named(
                 "delta, W2^T delta * phi'(z), (W2^T delta * phi'(z)) x^T",
@@ -168,7 +169,7 @@ def experiment(problem: Problem, seed: int) -> Experiment:
     ratios = []
     for k in range(SEEDS):  # the same weights twice: biases are drawn after them
         one, other = (lessons.train(build(start, taught, seed + k), taught, STEPS) for start in (zero, random))
-        ratios.append(one.losses[-1] / other.losses[-1])
+        ratios.append(one.gained / other.gained)
     anatomy = _Anatomy(build(zero, taught, seed), taught)
     table = Table(
         f"tanh network with one hidden layer of {WIDTH} units, {STEPS} steps of gradient descent. Learns: the first "
@@ -192,10 +193,10 @@ def experiment(problem: Problem, seed: int) -> Experiment:
         ),
         Criterion(f"random weights, zero biases: different units of {WIDTH} at the end", rows[0][3], "==", WIDTH),
         Criterion(
-            f"zero biases cost nothing: last loss over that with random biases, median of {SEEDS} seeds",
+            f"zero biases cost little: share of the loss gone, of that with random biases, median of {SEEDS} seeds",
             float(np.median(ratios)),
-            "<=",
-            1.1,
+            ">=",
+            0.8,
         ),
     )
     how = (

@@ -266,7 +266,7 @@ def _picture(name: str, made: tuple[Design, ...], works: list[Outcome], fatal: l
     at = tuple(map(float, range(len(made))))
     return Picture(
         f"Zeros that work and their twins on {name}",
-        "",
+        "where the zero stands",
         f"distance moved in {STEPS} steps (rms)",
         (
             Line(
