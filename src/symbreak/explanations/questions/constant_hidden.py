@@ -156,12 +156,12 @@ def side_by_side(
     groups = []
     for layer, D, C in zip(lessons.layers_of(one), sums, stands_for, strict=True):
         _constant_(layer, D * constant, bias)
-        groups += [(layer.weight, D, C if scaled else D), (layer.bias, 1, C if scaled else 1)]
+        groups += [(layer.weight, D, C), (layer.bias, 1, C)]
     eta = ETAS[optimizer]
-    trained = lessons.train(one, taught, STEPS, optimizer=_prescribed(groups, optimizer, eta))
+    prescribed = _prescribed(groups, optimizer, eta) if scaled else optimizer
     return _Pair(
         lessons.train(wide, taught, STEPS, optimizer=optimizer, eta=eta),
-        trained,
+        lessons.train(one, taught, STEPS, optimizer=prescribed, eta=eta),
         max(map(lessons.apart, lessons.hidden(wide, taught.x))),
     )
 
