@@ -285,7 +285,7 @@ def test_what_is_not_settled_exits_1() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["explain", "zero-linear"], "Nearest: linear-zero"),
+        (["explain", "zero-linear"], "no question 'zero-linear'. Nearest: "),
         (["explain", "linear-zero", "--data", "nope"], "there is no data 'nope'"),
         (["explain", "linear-zero", "--plot", "x.pdf"], "name it x.png"),
         (["explain", "linear-zero", "--data", "xor", "--plot", "/no/such/folder/x.png"], "cannot be written"),

@@ -11,13 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 
-class Gaussian(nn.Module):
-    """exp(-z^2): 1 at 0, with slope 0 there."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return (-z.square()).exp()
-
-
 class Dropout(nn.Module):
     """Each number is left out with probability 1/2 and else doubled, from a generator of its own."""
 

@@ -125,6 +125,7 @@ class _Outcome:
 
     name: str
     phi_0: float
+    slope_0: float
     predicted: lessons.Wake
     training: Training
     checked: lessons.Wake
@@ -141,17 +142,22 @@ class _Outcome:
 
     def row(self) -> tuple[Cell, ...]:
         short = " ".join(map(str, self.units))
-        return self.name, self.phi_0, ladder(self.training.wake), ladder(self.checked), self.verdict, short
+        return (
+            self.name,
+            self.phi_0,
+            self.slope_0,
+            ladder(self.training.wake),
+            ladder(self.checked),
+            self.verdict,
+            short,
+        )
 
 
 def catalogue() -> dict[str, Callable[[], nn.Module]]:
-    """Every elementwise activation the textbook models know, and the hard sigmoid; without parameters of its own."""
-    from torch import nn
-
+    """Every activation of the catalogue that has no parameters of its own."""
     from symbreak.nets import ACTIVATIONS
 
-    plain = {name: make for name, make in ACTIVATIONS.items() if not list(make().parameters())}
-    return plain | {"hardsigmoid": nn.Hardsigmoid}
+    return {name: make for name, make in ACTIVATIONS.items() if not list(make().parameters())}
 
 
 def from_zero(name: str, activation: Callable[[], nn.Module], taught: Lesson, *, layers: int = 3) -> _Outcome:
@@ -167,6 +173,7 @@ def from_zero(name: str, activation: Callable[[], nn.Module], taught: Lesson, *,
     return _Outcome(
         name,
         phi_0,
+        slope_0,
         chain_ladder(layers, phi_0=phi_0, slope_0=slope_0),
         training,
         dict(report.wakeup),
@@ -192,8 +199,8 @@ def experiment(problem: Problem, seed: int) -> Experiment:
     problem, taught = lessons.lesson(problem)
     made = catalogue()
     outcomes = [from_zero(name, make, taught) for name, make in made.items()]
-    through = [one for one in outcomes if one.phi_0 == 0]
-    awake = [one for one in outcomes if one.phi_0 != 0]
+    asleep = [one for one in outcomes if one.phi_0 == 0]
+    awake = [one for one in outcomes if one.phi_0 != 0 and one.slope_0 != 0]
     depths = [
         from_zero(name, made[name], taught, layers=layers) for layers in (1, 2, 3, 4) for name in ("tanh", "sigmoid")
     ]
@@ -201,7 +208,7 @@ def experiment(problem: Problem, seed: int) -> Experiment:
         Table(
             f"Two hidden layers of {WIDTH} units, all weights and biases zero. Step: the first with a gradient that is "
             f"not exactly zero, in plain training and by symbreak.check; units: different ones after {STEPS} steps.",
-            ("activation", "phi(0)", "plain training", "symbreak.check", "verdict", "units"),
+            ("activation", "phi(0)", "phi'(0)", "plain training", "symbreak.check", "verdict", "units"),
             tuple(one.row() for one in outcomes),
         ),
         Table(
@@ -229,18 +236,18 @@ def experiment(problem: Problem, seed: int) -> Experiment:
         ),
         Criterion(
             f"phi(0) = 0: how far anything but the output bias moved in {STEPS} steps",
-            max(one.asleep for one in through),
+            max(one.asleep for one in asleep),
             "==",
             0,
         ),
         Criterion(
-            "phi(0) != 0: smallest output of a hidden unit at the start, which is not zero",
+            "phi(0), phi'(0) != 0: smallest output of a hidden unit at the start, which is not zero",
             min(one.first_hidden for one in awake),
             ">",
             0.1,
         ),
         Criterion(
-            "phi(0) != 0: tensors that never learn",
+            "phi(0), phi'(0) != 0: tensors that never learn",
             sum(step is None for one in awake for step in one.training.wake.values()),
             "==",
             0,
@@ -281,12 +288,12 @@ def fails_when(problem: Problem, seed: int) -> tuple[Caveat, ...]:
     import torch
     from torch import nn
 
-    from symbreak.explanations.blocks import Gaussian
+    from symbreak.nets import ACTIVATIONS
 
     _, taught = lessons.lesson(problem)
     sigmoid, bump = (
         from_zero("sigmoid", nn.Sigmoid, taught, layers=2),
-        from_zero("gaussian", Gaussian, taught, layers=2),
+        from_zero("gaussian", ACTIVATIONS["gaussian"], taught, layers=2),
     )
     balanced = _balanced(problem)
     even = lessons.mlp((balanced.n_features, WIDTH, balanced.n_outputs), nn.Sigmoid)
@@ -327,8 +334,8 @@ def fails_when(problem: Problem, seed: int) -> tuple[Caveat, ...]:
             tables=(
                 Table(
                     "One hidden layer, from zero.",
-                    ("activation", "phi(0)", "plain training", "symbreak.check", "verdict"),
-                    tuple(one.row()[:5] for one in (sigmoid, bump)),
+                    ("activation", "phi(0)", "phi'(0)", "plain training", "symbreak.check", "verdict"),
+                    tuple(one.row()[:6] for one in (sigmoid, bump)),
                 ),
             ),
         ),
