@@ -1,0 +1,93 @@
+"""How a model's signal grows or shrinks with depth, by forward hooks alone: nothing here imports symbreak.
+
+A layer is a module with a weight of two or more axes of its own. Three factors over the depth: the largest output
+over the input (rms), what varies between samples near the input over what varies at the end, and the back-signal's norm
+at one end of the depth over that at the other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from real_models import zoo
+from real_models.oracle import generic_loss, lifted
+
+LOST = 1e4  # fifty-fold beyond what width alone does: sqrt(1280 / 3) for the skewest plain chain of the list
+KEPT = 1e2
+
+
+@dataclass
+class Layer:
+    """One layer's output at the start, and the signal that came back to it."""
+
+    name: str
+    rms: float
+    varying: float  # rms about the mean over samples
+    back: float = 0.0  # l2 norm
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Growth and decay over the depth; 1 means none."""
+
+    grown: float
+    shrunk: float
+    back_grown: float
+    back_shrunk: float
+
+    @property
+    def worst(self) -> float:
+        return max(self.grown, self.shrunk, self.back_grown, self.back_shrunk)
+
+
+def factors(case: zoo.Case) -> Factors:
+    """Over the layers that are not zero on purpose."""
+    layers = [layer for layer in measured(case) if layer.varying > 0 and layer.back > 0]
+    if len(layers) < 3:
+        return Factors(1.0, 1.0, 1.0, 1.0)
+    third = max(1, len(layers) // 3)
+    at_input = size_of_inputs(case)
+    near, far = max(at_input, *(x.varying for x in layers[:third])), max(x.varying for x in layers[-third:])
+    early, late = max(x.back for x in layers[:third]), max(x.back for x in layers[-third:])
+    return Factors(max(x.rms for x in layers) / at_input, near / far, early / late, late / early)
+
+
+def measured(case: zoo.Case) -> list[Layer]:
+    """Every layer that ran, in order of execution, after one forward and backward pass."""
+    seen: list[Layer] = []
+
+    def look(module: nn.Module, output: object, name: str) -> None:
+        if not isinstance(output, Tensor) or not output.requires_grad or not output.is_floating_point():
+            return
+        values = output.detach()
+        about = values - values.mean(0, keepdim=True)
+        layer = Layer(name, float(values.square().mean().sqrt()), float(about.square().mean().sqrt()))
+        seen.append(layer)
+        output.register_hook(lambda back: setattr(layer, "back", float(back.norm())))
+
+    hooks = [
+        module.register_forward_hook(lambda module, _, output, name=name: look(module, output, name))
+        for name, module in case.model.named_modules()
+        if is_layer(module)
+    ]
+    try:
+        with lifted():
+            generic_loss(case, case.batch, seed=0).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        case.model.zero_grad(set_to_none=True)
+    return seen
+
+
+def is_layer(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.dim() >= 2 and not isinstance(module, nn.Embedding) and bool(weight.any())
+
+
+def size_of_inputs(case: zoo.Case) -> float:
+    """The largest rms among the floating-point inputs; 1 where all are tokens."""
+    leaves = [x for x in tree_leaves(case.batch) if isinstance(x, Tensor) and x.is_floating_point()]
+    return max((float(x.double().square().mean().sqrt()) for x in leaves), default=1.0)
