@@ -20,7 +20,7 @@ import torch
 
 from real_models import zoo
 from real_models.injections import INJECTIONS, Injection, Place, Truth, living
-from real_models.oracle import fresh, in_float64
+from real_models.oracle import Alike, fresh, in_float64
 
 MODELS = """
     torch.MLP-relu torch.Transformer torch.DCGAN-G tv.squeezenet1_1 tv.googlenet tv.mobilenet_v2 tv.vit(tiny)
@@ -138,7 +138,8 @@ def findings_of(case: zoo.Case) -> Findings:
     """Errors and warnings by code and place."""
     import symbreak
 
-    report = symbreak.check(case.model, case.batch, objective=case.objective)
+    asked = {"loss": case.loss} if isinstance(case, Alike) else {"objective": case.objective}
+    report = symbreak.check(case.model, case.batch, **asked)
     return {(f.code, f.where): f for f in report.findings if f.severity in ("error", "warning")}
 
 

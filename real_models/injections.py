@@ -27,7 +27,6 @@ from real_models.oracle import (
     largest_gradients,
     moves,
     outputs_alike,
-    train,
 )
 from real_models.routers import Router, choose_every_expert, find_routers
 from real_models.scales import KEPT, LOST, factors, is_layer
@@ -76,7 +75,7 @@ class Injection:
     recast: Callable[[zoo.Case], zoo.Case] = lambda case: case  # another loss
 
 
-# ---- what is put into a coupling ------------------------------------------------------------------------------------------------
+# ---- what is put into a coupling -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()

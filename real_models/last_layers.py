@@ -80,7 +80,7 @@ def scaled(case: zoo.Case, name: str, factor: float) -> list[Tensor]:
 
 @torch.no_grad()
 def feeder_of(case: zoo.Case, last: str, candidates: list[str]) -> str | None:
-    """The nearest layer whose zeros make the last layer's input zero: without a skip the two are factors of a product."""
+    """The nearest layer whose zeros make the last layer's input zero: no skip leads around it."""
     seen: list[Tensor] = []
     hook = case.model.get_submodule(last).register_forward_pre_hook(
         lambda _, inputs: seen.extend(x.detach() for x in inputs[:1] if isinstance(x, Tensor))

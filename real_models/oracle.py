@@ -4,9 +4,9 @@ Float64, a fresh batch a step, gradient descent with one step size a tensor (a h
 size of its gradient: a plain step shrinks with depth, and a slow tensor would look like a dead one).
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -100,15 +100,36 @@ def generic_loss(case: zoo.Case, batch: Any, seed: int) -> Tensor:
     return total
 
 
-def outputs_alike(case: zoo.Case) -> zoo.Case:
-    """The same model under a loss that treats all its outputs alike: each is to be 1."""
+@dataclass(frozen=True)
+class Alike(zoo.Case):
+    """The same model under a loss that treats all its outputs alike: one target a sample, for each of its outputs.
+
+    `batch` is (inputs, targets), as `symbreak.check` takes it together with a loss.
+    """
+
+    loss: Callable[[Any, Tensor], Tensor]
+    samples: int
+
+    def draw(self, seed: int) -> Any:
+        return super().draw(seed), torch.randn(self.samples, generator=torch.Generator().manual_seed(seed))
+
+
+def outputs_alike(case: zoo.Case) -> Alike:
+    outputs = [x for x in tree_leaves(plain(case.forward(case.batch))) if isinstance(x, Tensor)]
+    samples = len(next(x for x in outputs if x.is_floating_point() and x.dim()))
+    targets = torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    inputs = case.batch[0] if isinstance(case.batch, tuple) else case.batch
 
     def objective(_model: nn.Module, batch: Any) -> Tensor:
-        leaves = tree_leaves(plain(case.forward(batch)))
-        wanted = [x for x in leaves if isinstance(x, Tensor) and x.grad_fn is not None and x.is_floating_point()]
-        return torch.stack([(x - 1.0).square().mean() for x in wanted]).sum()
+        return to_one_target(case.forward(batch[0]), batch[1])
 
-    return dataclasses.replace(case, objective=objective)
+    return Alike(case.name, case.model, (inputs, targets), objective, case.entry, to_one_target, samples)
+
+
+def to_one_target(output: Any, target: Tensor) -> Tensor:
+    leaves = [x for x in tree_leaves(plain(output)) if isinstance(x, Tensor) and x.grad_fn is not None]
+    errors = [x.movedim(0, -1) - target.to(x.dtype) for x in leaves if x.dim() and len(x) == len(target)]
+    return torch.stack([error.square().mean() for error in errors]).sum()
 
 
 def train(case: zoo.Case, after_backward: Callable[[], None] = lambda: None, steps: int = STEPS) -> None:

@@ -7,15 +7,13 @@ at one end of the depth over that at the other.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from real_models import zoo
 from real_models.oracle import generic_loss, lifted
 
-LOST = 1e4  # fifty-fold beyond what width alone does: sqrt(1280 / 3) for the skewest plain chain of the list
-KEPT = 1e2
+LOST, KEPT = 1e4, 1e2  # a signal that is a hundred times larger or smaller is within what a norm-free start may do
 
 
 @dataclass
@@ -58,7 +56,7 @@ def measured(case: zoo.Case) -> list[Layer]:
     """Every layer that ran, in order of execution, after one forward and backward pass."""
     seen: list[Layer] = []
 
-    def look(module: nn.Module, output: object, name: str) -> None:
+    def look(output: object, name: str) -> None:
         if not isinstance(output, Tensor) or not output.requires_grad or not output.is_floating_point():
             return
         values = output.detach()
@@ -68,7 +66,7 @@ def measured(case: zoo.Case) -> list[Layer]:
         output.register_hook(lambda back: setattr(layer, "back", float(back.norm())))
 
     hooks = [
-        module.register_forward_hook(lambda module, _, output, name=name: look(module, output, name))
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: look(output, name))
         for name, module in case.model.named_modules()
         if is_layer(module)
     ]

@@ -474,7 +474,8 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str
         return "bias" if _along_channels(tensor, result) else "shift"
     if name in _MULTIPLIES or name in ("div", "__truediv__"):
         return "scale"
-    return "weight" if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum") else "other"
+    products = ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum", "_grouped_mm")
+    return "weight" if name in products else "other"
 
 
 def _known_as(name: str, args: Any, kwargs: Any) -> str:
@@ -498,7 +499,18 @@ def _lift(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _LOW else a for a in args)
     if kwargs.get("dtype") in _LOW:
         kwargs = {**kwargs, "dtype": torch.float64}
+    if name == "_grouped_mm" and args and args[0].dtype == torch.float64:
+        func = _grouped_product
     return func, args, kwargs
+
+
+def _grouped_product(rows: Tensor, weights: Tensor, offs: Tensor, **options: Any) -> Tensor:
+    """torch's own knows no float64: rows [n, i] in groups that end at offs [e], weights [e, i, o] -> [n, o]."""
+    if rows.dim() != 2 or weights.dim() != 3 or any(value is not None for value in options.values()):
+        raise RuntimeError("a grouped product of another kind, which has no float64")
+    ends = offs.tolist()
+    parts = [rows[start:end] @ w for start, end, w in zip([0, *ends], ends, weights, strict=False)]
+    return torch.cat([*parts, rows.new_zeros(len(rows) - ends[-1], weights.shape[-1])])
 
 
 def _promote(args: Any, kwargs: Any) -> tuple[Any, Any] | None:
