@@ -23,17 +23,17 @@ from real_models.injections import INJECTIONS, Injection, Place, Truth, living
 from real_models.oracle import Alike, fresh, in_float64
 
 MODELS = """
-    torch.MLP-relu torch.Transformer torch.DCGAN-G tv.squeezenet1_1 tv.googlenet tv.mobilenet_v2 tv.vit(tiny)
-    tv.maxvit_t(tiny) timm.test_byobnet timm.test_convnext timm.test_efficientnet timm.test_nfnet timm.test_mambaout
-    timm.resnet10t timm.mixer(tiny) timm.mobilevit_xxs cv.seresnet20_cifar10 cv.nin_cifar10 hf.bert hf.gpt2.CausalLM
-    hf.llama.CausalLM hf.t5.Seq2SeqLM hf.bart.Seq2SeqLM hf.switch_transformers.Seq2SeqLM hf.vit hf.wav2vec2
+    torch.MLP-relu torch.Transformer torch.DCGAN-G tv.squeezenet1_1 tv.vit(tiny) tv.maxvit_t(tiny)
+    timm.test_byobnet timm.test_convnext timm.test_efficientnet timm.test_nfnet timm.test_mambaout timm.resnet10t
+    timm.mixer(tiny) timm.mobilevit_xxs cv.seresnet20_cifar10 hf.bert hf.gpt2.CausalLM hf.llama.CausalLM
+    hf.t5.Seq2SeqLM hf.bart.Seq2SeqLM hf.switch_transformers.Seq2SeqLM hf.vit hf.wav2vec2
     hf.patchtst.PatchTSTForPrediction diff.UNet2DCondition diff.ControlNet diff.DiT pyg.GCN pyg.GAT monai.UNETR
     ultra.yolov8n
 """
 BESIDES = """
-    torch.MLP-tanh sb3.MlpPolicy siren tv.alexnet hf.mixtral.CausalLM hf.olmoe.CausalLM hf.granitemoe.CausalLM
+    torch.MLP-tanh sb3.MlpPolicy siren hf.mixtral.CausalLM hf.olmoe.CausalLM hf.granitemoe.CausalLM
     hf.qwen2_moe.CausalLM hf.qwen3_moe.CausalLM hf.gpt_oss.CausalLM hf.deepseek_v3.CausalLM hf.jamba.CausalLM
-"""  # not among the sixty: odd activations, a deep chain without norms, mixtures of experts
+"""  # not among the sixty: odd activations, mixtures of experts
 OUTCOMES = ("caught", "missed", "silent", "false alarm", "put aside", "error")
 
 

@@ -41,15 +41,20 @@ class Factors:
 
 
 def factors(case: zoo.Case) -> Factors:
-    """Over the layers that are not zero on purpose."""
-    layers = [layer for layer in measured(case) if layer.varying > 0 and layer.back > 0]
-    if len(layers) < 3:
-        return Factors(1.0, 1.0, 1.0, 1.0)
-    third = max(1, len(layers) // 3)
+    """Over the layers that are not zero on purpose; the back-signal over those it reaches."""
+    layers = [layer for layer in measured(case) if layer.varying > 0]
+    reached = [layer for layer in layers if layer.back > 0]
     at_input = size_of_inputs(case)
-    near, far = max(at_input, *(x.varying for x in layers[:third])), max(x.varying for x in layers[-third:])
-    early, late = max(x.back for x in layers[:third]), max(x.back for x in layers[-third:])
-    return Factors(max(x.rms for x in layers) / at_input, near / far, early / late, late / early)
+    grown = max((x.rms for x in layers), default=at_input) / at_input
+    near, far = ends([x.varying for x in layers])
+    early, late = ends([x.back for x in reached])
+    return Factors(grown, max(at_input, near) / far if len(layers) > 2 else 1.0, early / late, late / early)
+
+
+def ends(sizes: list[float]) -> tuple[float, float]:
+    """The largest in the first third of the depth and in the last."""
+    third = max(1, len(sizes) // 3)
+    return (max(sizes[:third]), max(sizes[-third:])) if len(sizes) > 2 else (1.0, 1.0)
 
 
 def measured(case: zoo.Case) -> list[Layer]:
