@@ -123,7 +123,7 @@ def test_a_joint_swap_is_a_symmetry_that_no_two_rows_of_the_second_layer_show() 
     [
         ("torch.MLP-relu", ("4",), ("2",)),
         ("torch.DCGAN-G", None, None),  # a tanh bends the line
-        ("hf.gpt2.CausalLM", ("transformer.ln_f",), ()),  # the head is the embedding, and a skip leads around each block
+        ("hf.gpt2.CausalLM", ("transformer.ln_f",), ()),  # the head is the embedding; skips lead around blocks
         ("hf.llama.CausalLM", ("lm_head",), ("model.norm",)),
     ],
 )
