@@ -47,6 +47,7 @@ class Result:
     said: str = ""
     found: tuple[str, ...] = ()  # new findings: code, place, severity
     surprise: bool = False  # the truth is not what the table says
+    elsewhere: bool = False  # caught, but by findings at other layers alone
 
 
 def main() -> int:
@@ -66,8 +67,18 @@ def main() -> int:
         started = time.perf_counter()
         for result in results_of(name, options.places, options.seed, not options.oracle_only, chosen):
             results.append(result)
-            if result.outcome in ("missed", "false alarm", "error", "put aside") or result.surprise:
-                notes = "; ".join(filter(None, (result.said, "not as reasoned" if result.surprise else "")))
+            told = result.outcome in ("missed", "false alarm", "error", "put aside")
+            if told or result.surprise or result.elsewhere:
+                notes = "; ".join(
+                    filter(
+                        None,
+                        (
+                            result.said,
+                            "not as reasoned" if result.surprise else "",
+                            "elsewhere" if result.elsewhere else "",
+                        ),
+                    )
+                )
                 print(f"  {result.outcome}: {result.model}, {result.injection}, {result.where} ({notes})")
         print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
     print(summary(results))
@@ -128,7 +139,10 @@ def one(name: str, place: Place, injection: Injection, untouched: "Findings", ch
         return Result(name, injection.name, str(place), truth, "error", f"{type(error).__name__}: {error}")
     outcome, said = judge(truth, injection, new)
     found = tuple(sorted(f"{code} {where} {finding.severity}" for (code, where), finding in new.items()))
-    return Result(name, injection.name, str(place), truth, outcome, said, found)
+    elsewhere = outcome == "caught" and not any(
+        code in injection.codes and at(where, code, place.layers) for code, where in new
+    )
+    return Result(name, injection.name, str(place), truth, outcome, said, found, elsewhere=elsewhere)
 
 
 Findings = dict[tuple[str, str], Any]
@@ -151,17 +165,32 @@ def judge(truth: Truth, injection: Injection, new: Findings) -> tuple[str, str]:
     return ("false alarm", f"{alarms[:3]}") if alarms else ("silent", "")
 
 
+def at(where: str, code: str, layers: tuple[str, ...]) -> bool:
+    """True where a finding names one of the layers, what is in it, or what it is in; SB102 names an activation."""
+    return code == "SB102" or any(
+        layer in ("", where) or where.startswith(f"{layer}.") or layer.startswith(f"{where}.") for layer in layers
+    )
+
+
 def summary(results: list[Result]) -> str:
     counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(OUTCOMES, 0))
     for result in results:
         counts[result.injection][result.outcome] += 1
         counts["TOTAL"][result.outcome] += 1
     lines = [f"{'injection':34} {'caught':>12} {'false alarms':>14} {'put aside':>10} {'errors':>7}"]
-    for name in [*(name for name in counts if name != "TOTAL"), "TOTAL"]:
+    for name in [*(injection.name for injection in INJECTIONS if injection.name in counts), "TOTAL"]:
         count = counts[name]
         fatal, harmless = count["caught"] + count["missed"], count["silent"] + count["false alarm"]
         caught, alarms = f"{count['caught']} of {fatal}", f"{count['false alarm']} of {harmless}"
         lines.append(f"{name:34} {caught:>12} {alarms:>14} {count['put aside']:>10} {count['error']:>7}")
+    models, sixty = {result.model for result in results if result.outcome in OUTCOMES[:4]}, set(zoo.public_names())
+    other = sum(result.outcome == "silent" and bool(result.found) for result in results)
+    lines += [
+        f"{len(models)} models, {len(models & sixty)} of them among the sixty",
+        f"caught by findings at other layers alone: {sum(result.elsewhere for result in results)}",
+        f"harmless changes with a new warning of another kind, not counted as false alarms: {other}",
+        f"truths that are not as reasoned beforehand: {sum(result.surprise for result in results)}",
+    ]
     return "\n".join(lines)
 
 
