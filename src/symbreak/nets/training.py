@@ -75,7 +75,10 @@ def train(
     *,
     after_epoch: Callable[[int, Tensor], None] | None = None,
 ) -> Course:
-    """Train in place. On divergence theta goes back to where it was before the epoch that blew up.
+    """Train in place. On divergence theta goes back to where the epoch of the lowest loss began.
+
+    On the whole data at once those are the best weights seen; on mini-batches the nearest there is to them, for no more
+    than a copy of theta an epoch.
 
     Args:
         backprop: of the net.
@@ -100,7 +103,7 @@ def train(
     """
     losses: list[float] = []
     stopper = _Stopper(plan.tol, plan.patience)
-    steps = 0
+    steps, lowest, best = 0, math.inf, backprop.theta.clone()
     for epoch in range(plan.max_epochs):
         before = backprop.theta.clone()
         left = None if plan.max_steps is None else plan.max_steps - steps
@@ -112,10 +115,12 @@ def train(
         path = torch.stack(seen)
         loss = float(path @ torch.tensor(sizes, dtype=path.dtype)) / sum(sizes)
         if not math.isfinite(loss) or not _finite(backprop.theta):
-            backprop.theta.copy_(before)
+            backprop.theta.copy_(best)
             return Course(tuple(losses), steps, "diverged", steps + _first_bad(path))
         steps += len(seen)
         losses.append(loss)
+        if loss < lowest:
+            lowest, best = loss, before
         if after_epoch is not None:
             after_epoch(epoch + 1, backprop.theta)
         if steps == plan.max_steps:
