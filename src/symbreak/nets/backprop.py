@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -87,10 +87,11 @@ class _ByAutograd:
     def forward(self, z: Tensor) -> Tensor:
         with torch.enable_grad():
             self.z = z.detach().requires_grad_()
-            self.h: Tensor = self.module(self.z)
-        return self.h.detach()
+            self.h = self.module(self.z)
+        return cast(Tensor, self.h.detach())
 
     def backward(self, delta: Tensor, *, down: bool) -> Tensor:  # noqa: ARG002
+        below: Tensor | None
         if not self.h.requires_grad:  # a step function: flat wherever it has a slope
             for kept in self.gradients:
                 kept.zero_()

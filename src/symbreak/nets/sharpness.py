@@ -2,61 +2,59 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
-from torch import Tensor, nn
 
-from symbreak.nets.objectives import Objective
+Floats = NDArray[np.float64]
 
+STEP = (
+    1e-5  # of the central difference: its error is 1e-10 of the third derivative, and of rounding 1e-11 of the gradient
+)
 PRECISION = 1e-3  # of the eigenvalue: a learning rate needs no more
 DENSE = 16  # so few parameters that the whole Hessian is quicker
 
 
-def sharpness(net: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, alpha: float = 0.0) -> float:
-    """The largest eigenvalue of the Hessian of the loss, by Lanczos on Hessian-vector products; no Hessian is formed.
+def sharpness(gradient: Callable[[Floats], Floats], theta: Floats) -> float:
+    """The largest eigenvalue of the Hessian at theta, by Lanczos; no Hessian is formed.
+
+    Hessian times vector is a central difference of two gradients along the vector. Differentiating twice would be
+    exact, yet costs more, and torch cannot do it for every activation (hardsigmoid).
 
     Args:
-        net: any module; it is left as it is.
-        objective: the loss.
-        x: features [b, i].
-        y: targets [b, o].
-        alpha: of the penalty alpha/2 |W|^2, which lifts the eigenvalue by at most alpha; all of it is counted.
+        gradient: theta [p] -> gradient [p].
+        theta: [p].
     Returns:
-        The eigenvalue, in units of loss per squared weight; it may be zero or below.
+        The eigenvalue, in units of loss per squared weight, to a thousandth of the largest in size. It may be zero or
+        below, and is NaN where a gradient is not finite.
     Example:
-        >>> from symbreak.nets.objectives import HALF_SQUARES
-        >>> net = nn.Linear(1, 1).double()                          # L = mean of (w x + b - y)^2 / 2
-        >>> x = torch.tensor([[3.0], [-3.0]]).double()
-        >>> round(sharpness(net, HALF_SQUARES, x, x), 6)            # mean of x^2
+        >>> bends = np.array([1.0, 9.0, -20.0])                     # L = sum of bends theta^2 / 2
+        >>> round(sharpness(lambda theta: bends * theta, np.ones(3)), 6)
         9.0
 
-    Source: Pearlmutter 1994, Fast exact multiplication by the Hessian; Cohen et al. 2021, arXiv:2103.00065.
+    Source: Pearlmutter 1994, Fast exact multiplication by the Hessian, section 2; Cohen et al. 2021, arXiv:2103.00065.
     """
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    size = sum(parameter.numel() for parameter in parameters)
-    with torch.enable_grad():
-        gradient = _flat(torch.autograd.grad(objective(net(x), y), parameters, create_graph=True), parameters)
+    size = len(theta)
 
-    def times(vector: np.ndarray) -> np.ndarray:
-        along = torch.as_tensor(vector.ravel(), dtype=gradient.dtype)
-        if not gradient.requires_grad:  # the loss is linear in every weight
-            return np.zeros(size)
-        products = torch.autograd.grad(gradient, parameters, along, retain_graph=True, allow_unused=True)
-        product: np.ndarray = _flat(products, parameters).detach().double().numpy()
-        return product
+    def times(vector: Floats) -> Floats:
+        length = float(np.linalg.norm(vector))
+        step = (STEP / length if length else 0.0) * vector.ravel()
+        return (gradient(theta + step) - gradient(theta - step)) * (length / (2 * STEP))
 
+    if not np.isfinite(gradient(theta)).all():
+        return float("nan")
     if size <= DENSE:
-        return float(np.linalg.eigvalsh(np.stack([times(row) for row in np.eye(size)]))[-1]) + alpha
+        whole = np.stack([times(row) for row in np.eye(size)])
+        return float(np.linalg.eigvalsh((whole + whole.T) / 2)[-1])
     start = np.random.default_rng(0).normal(size=size)  # fixed: same data, same answer
     hessian = LinearOperator((size, size), matvec=times, dtype=np.float64)
     try:
         found = eigsh(hessian, k=1, which="LA", v0=start, tol=PRECISION, return_eigenvectors=False)
     except ArpackNoConvergence as err:
         found = err.eigenvalues
-    return float(found[0]) + alpha if len(found) else math.nan
+    return float(found[0]) if len(found) else float("nan")
 
 
 def largest_eta(curvature: float, *, momentum: float = 0.0, nesterov: bool = False) -> float:
@@ -76,11 +74,3 @@ def largest_eta(curvature: float, *, momentum: float = 0.0, nesterov: bool = Fal
     """
     reach = 1 + momentum
     return 2 * reach / curvature / (1 + 2 * momentum if nesterov else 1)
-
-
-def _flat(tensors: tuple[Tensor | None, ...], parameters: list[nn.Parameter]) -> Tensor:
-    whole = [
-        torch.zeros_like(parameter).view(-1) if found is None else found.reshape(-1)
-        for found, parameter in zip(tensors, parameters, strict=True)
-    ]
-    return torch.cat(whole)

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from symbreak.errors import SymbreakError, nearest
+from symbreak.errors import nearest
+from symbreak.nets.errors import NetError
 
 
-class SolverError(SymbreakError, ValueError):
+class SolverError(NetError):
     """A solver that is not known, or cannot train a net one gradient at a time."""
 
 

@@ -5,7 +5,6 @@ It holds no model and no solver of its own: a Backprop gives losses and gradient
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ class Plan:
     Args:
         batch_size: samples a step; the last batch of an epoch may be smaller.
         max_epochs: passes over the data at most.
-        max_steps: steps at most, or None; the last epoch may then be cut short.
         shuffle: a new order each epoch; the whole data at once is never shuffled.
         seed: of the orders.
         epochs_before: epochs already trained, so that going on gives new orders.
@@ -40,7 +38,6 @@ class Plan:
 
     batch_size: int
     max_epochs: int
-    max_steps: int | None = None
     shuffle: bool = True
     seed: int = 0
     epochs_before: int = 0
@@ -106,9 +103,8 @@ def train(
     steps, lowest, best = 0, math.inf, backprop.theta.clone()
     for epoch in range(plan.max_epochs):
         before = backprop.theta.clone()
-        left = None if plan.max_steps is None else plan.max_steps - steps
         seen, sizes = [], []
-        for x, y in itertools.islice(batches(X, Y, plan, plan.epochs_before + epoch), left):
+        for x, y in batches(X, Y, plan, plan.epochs_before + epoch):
             seen.append(backprop(x, y))
             stepper.step(backprop.theta, backprop.gradient)
             sizes.append(len(x))
@@ -123,8 +119,6 @@ def train(
             lowest, best = loss, before
         if after_epoch is not None:
             after_epoch(epoch + 1, backprop.theta)
-        if steps == plan.max_steps:
-            break
         if stopper.enough(loss):
             return Course(tuple(losses), steps, "tol")
     return Course(tuple(losses), steps, "epochs")
