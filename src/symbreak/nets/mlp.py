@@ -46,10 +46,10 @@ class MLPClassifier(ClassifierMixin, Multilayer):  # type: ignore[misc]  # sciki
             drawn, under "torch_default"; else zero.
         solver: "sgd"; "adam", "adagrad", "adamax", "nadam", "radam", "rmsprop" with torch's settings; or what makes a
             torch optimizer of (parameters, lr=eta), such as functools.partial(torch.optim.AdamW, weight_decay=0.1).
-        eta: learning rate, or "auto", stated in `eta_`. For "sgd" it follows from the largest eigenvalue h of the
-            Hessian at the start: on all samples at once half the limit of stability, 1/h without momentum; on
-            mini-batches (1 - momentum)/h, h that of the steepest of the first four. Every other solver sets its own
-            scale, and "auto" is 0.001.
+        eta: learning rate, or "auto", stated in `eta_`. For "sgd" the largest that the start allows (`safe_eta`): with
+            h the largest eigenvalue of the Hessian there, half the limit of stability on all samples at once, 1/h
+            without momentum; on mini-batches (1 - momentum)/h, h that of the steepest of the first four; halved until
+            100 trial steps lower the loss. Every other solver sets its own scale, and "auto" is 0.001.
         n_steps: steps on all samples at once; takes the place of max_epochs.
         max_epochs: passes over the data at most.
         batch_size: samples a step; None is all of them, 1 online; "auto" is 200 at most (all, with n_steps).
@@ -61,7 +61,8 @@ class MLPClassifier(ClassifierMixin, Multilayer):  # type: ignore[misc]  # sciki
         random_state: seed of the start and of the orders.
         warm_start: what a second `fit` starts from: False the start again, True where the first ended, or
             "shrink_perturb(shrink=0.4, noise=0.1)" in between.
-        tol: it stops when the loss has not fallen by more than this for `n_iter_no_change` epochs. None: never.
+        tol: it stops when the loss has not fallen by more than this for `n_iter_no_change` epochs. None: never, and
+            reaching max_epochs is then no reason to warn.
         n_iter_no_change: see tol.
         keep_path: how many points of the path of the weights to keep, start and end among them; 0 keeps none.
     Attributes:
@@ -84,7 +85,7 @@ class MLPClassifier(ClassifierMixin, Multilayer):  # type: ignore[misc]  # sciki
         >>> from sklearn.datasets import load_iris
         >>> X, y = load_iris(return_X_y=True)
         >>> X = (X - X.mean(0)) / X.std(0)
-        >>> mlp = MLPClassifier((8,), "tanh", solver="sgd", n_steps=200, tol=None, random_state=0).fit(X, y)
+        >>> mlp = MLPClassifier((8,), "tanh", solver="sgd", n_steps=200, random_state=0).fit(X, y)
         >>> mlp.score(X, y) > 0.95
         True
         >>> import symbreak as sb
@@ -224,10 +225,10 @@ class MLPRegressor(RegressorMixin, Multilayer):  # type: ignore[misc]  # scikit-
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
         >>> X, y = X / X.std(0), (y - y.mean()) / y.std()
-        >>> mlp = MLPRegressor((16,), "gelu", solver="sgd", n_steps=200, tol=None, random_state=0).fit(X, y)
+        >>> mlp = MLPRegressor((16,), "gelu", solver="sgd", n_steps=200, random_state=0).fit(X, y)
         >>> mlp.score(X, y) > 0.5
         True
-        >>> further = MLPRegressor((16,), "gelu", init=mlp, solver="sgd", n_steps=10, tol=None).fit(X, y)
+        >>> further = MLPRegressor((16,), "gelu", init=mlp, solver="sgd", n_steps=10).fit(X, y)
         >>> bool((further.w0_[0] == mlp.coefs_[0]).all()), bool(further.loss_ < mlp.loss_)
         (True, True)
 

@@ -11,7 +11,7 @@ import math
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
@@ -28,12 +28,12 @@ from torch.nn.utils import skip_init
 
 from symbreak.exact import arrays
 from symbreak.nets.again import ShrinkPerturb, parse_warm_start
-from symbreak.nets.backprop import Backprop, in_one_vector
+from symbreak.nets.backprop import in_one_vector
 from symbreak.nets.errors import NetError, NetWarning, front_door
 from symbreak.nets.knobs import Knobs, knobs, plain, seed_of, thinned
 from symbreak.nets.net import Net
 from symbreak.nets.objectives import Objective
-from symbreak.nets.sharpness import largest_eta, sharpness
+from symbreak.nets.sharpness import safe_eta
 from symbreak.nets.solvers import SOLVERS, Factory, Stepper, solver
 from symbreak.nets.start import Slot, Tensors, layer
 from symbreak.nets.training import Course, Plan, batches, quietly, train
@@ -41,9 +41,8 @@ from symbreak.schemes import Activation, Fans, Scheme, activation, gains, kaimin
 
 Floats = NDArray[np.float64]
 AUTO_BATCH = 200  # scikit-learn's
-FLAT = 1e-8  # a curvature, in units of loss per squared weight, that is none
 ADAPTIVE_ETA = 1e-3  # of every solver but "sgd": torch's and Kingma and Ba's
-SHARPNESS_BATCHES = 4  # on which eta="auto" looks
+FIRST_BATCHES = 4  # on which eta="auto" looks
 
 
 class FitWarning(NetWarning, ConvergenceWarning):  # type: ignore[misc]  # scikit-learn ships no types
@@ -80,7 +79,7 @@ class Multilayer(Net):
         shuffle: bool = True,
         random_state: Any = None,
         warm_start: bool | str | ShrinkPerturb = False,
-        tol: float | None = 1e-4,
+        tol: float | None = None,
         n_iter_no_change: int = 10,
         keep_path: int = 0,
     ) -> None:
@@ -191,23 +190,18 @@ class Multilayer(Net):
         )
 
     def _safe_eta(self, X: Tensor, Y: Tensor, settings: Knobs) -> float:
-        """What the steepest of the first batches allows: with all samples half the limit of stability, at the start."""
         if self.solver != "sgd":
             return ADAPTIVE_ETA
-        first = itertools.islice(batches(X, Y, self._plan(settings, len(X), 1), 0), SHARPNESS_BATCHES)
+        first = list(itertools.islice(batches(X, Y, self._plan(settings, len(X), 1), 0), FIRST_BATCHES))
         with (
             quietly(self.net_, settings.batch_size or len(X), seed=self.seed_),
             in_one_vector(self.net_, self.objective_, alpha=settings.alpha) as backprop,
         ):
             self.net_.eval()  # a random slope (RReLU) has no derivative; its mean has
-            start = backprop.theta.clone()
-            steepest = max(sharpness(_gradient_at(backprop, x, y), start.numpy()) for x, y in first)
-            backprop.theta.copy_(start)
-        if not FLAT < steepest < math.inf:
-            return 1.0  # nothing bends, so any rate will do; and where all overflows the fit will say so
-        if settings.batch_size is not None and settings.batch_size < len(X):
-            return (1 - settings.momentum) / steepest  # one batch pulls for 1 / (1 - momentum) steps
-        return largest_eta(steepest, momentum=settings.momentum, nesterov=settings.nesterov) / 2
+            stochastic = settings.batch_size is not None and settings.batch_size < len(X)
+            return safe_eta(
+                backprop, first, momentum=settings.momentum, nesterov=settings.nesterov, stochastic=stochastic
+            )
 
     def _plan(self, settings: Knobs, n_samples: int, epochs: int) -> Plan:
         return Plan(
@@ -541,15 +535,6 @@ def _linear(net: nn.Sequential) -> list[nn.Linear]:
 
 def _tensor(array: Floats) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _gradient_at(backprop: Backprop, x: Tensor, y: Tensor) -> Callable[[Floats], Floats]:
-    def gradient(theta: Floats) -> Floats:
-        backprop.theta.copy_(torch.from_numpy(theta))
-        backprop(x, y)
-        return backprop.gradient.numpy().copy()
-
-    return gradient
 
 
 def _tell(text: str, kind: type[Warning]) -> None:

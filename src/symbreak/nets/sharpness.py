@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from symbreak.nets import curvature
+from symbreak.nets.backprop import Backprop
+from symbreak.nets.solvers import Sgd
 
 Floats = NDArray[np.float64]
+Pair = tuple[Tensor, Tensor]
 
 STEP = (
     1e-5  # of the central difference: its error is 1e-10 of the third derivative, and of rounding 1e-11 of the gradient
 )
 PRECISION = 1e-3  # of the eigenvalue: a learning rate needs no more
+FLAT = 1e-8  # a curvature that is none
+TRIALS, HALVINGS = 100, 60  # steps, and how often eta is halved at most
 DENSE = 16  # so few parameters that the whole Hessian is quicker
 
 
@@ -57,20 +68,52 @@ def sharpness(gradient: Callable[[Floats], Floats], theta: Floats) -> float:
     return float(found[0]) if len(found) else float("nan")
 
 
-def largest_eta(curvature: float, *, momentum: float = 0.0, nesterov: bool = False) -> float:
-    """The learning rate at which a quadratic of this curvature stops converging.
+def safe_eta(backprop: Backprop, pairs: Sequence[Pair], *, momentum: float, nesterov: bool, stochastic: bool) -> float:
+    """A learning rate for "sgd" that the start allows: large, and tried out.
 
-    2/h for plain descent, 2 (1 + momentum)/h with momentum, 2 (1 + momentum) / (1 + 2 momentum) / h with Nesterov's.
+    From the largest eigenvalue h of the Hessian at the start, of the steepest of these batches: half the limit of
+    stability on all samples at once (1/h without momentum); (1 - momentum)/h on mini-batches, each of which pulls for
+    1 / (1 - momentum) steps. A net is no quadratic: where targets are far beyond its outputs, h grows as the weights do.
+    So it is halved until some trial steps from the start no longer raise the loss.
 
     Args:
-        curvature: h > 0, the largest eigenvalue of the Hessian.
-        momentum: from 0 up to 1.
-        nesterov: as torch.optim.SGD has it.
-    Example:
-        >>> largest_eta(4.0), largest_eta(4.0, momentum=0.5), largest_eta(4.0, momentum=0.5, nesterov=True)
-        (0.5, 0.75, 0.375)
-
-    Source: the roots of each recursion's characteristic polynomial reach -1 there; Polyak 1964, Cohen et al. 2021.
+        backprop: of the net; theta is as before afterwards.
+        pairs: batches (x [b, i], y [b, o]).
+        momentum: as `Sgd`.
+        nesterov: as `Sgd`.
+        stochastic: whether there are more batches than these.
+    Returns:
+        eta > 0; 1 where nothing bends, and where nothing helps: training will say so.
+    Source: Cohen et al. 2021, arXiv:2103.00065, for the limit; Armijo 1966 for halving.
     """
-    reach = 1 + momentum
-    return 2 * reach / curvature / (1 + 2 * momentum if nesterov else 1)
+    start = backprop.theta.clone()
+    steepest = max(sharpness(_gradient_at(backprop, *pair), start.numpy()) for pair in pairs)
+    if FLAT < steepest < math.inf:
+        limit = curvature.limit(steepest, momentum=momentum, nesterov=nesterov)
+        eta = (1 - momentum) / steepest if stochastic else limit / 2
+    else:
+        eta = 1.0
+    for tried in (eta / 2**times for times in range(HALVINGS)):
+        if _lowers(backprop, start, pairs, Sgd(tried, momentum=momentum, nesterov=nesterov)):
+            eta = tried
+            break
+    backprop.theta.copy_(start)
+    return eta
+
+
+def _lowers(backprop: Backprop, start: Tensor, pairs: Sequence[Pair], stepper: Sgd) -> bool:
+    backprop.theta.copy_(start)
+    before = sum(float(backprop(*pair)) for pair in pairs)
+    for pair in itertools.islice(itertools.cycle(pairs), TRIALS):
+        backprop(*pair)
+        stepper.step(backprop.theta, backprop.gradient)
+    return sum(float(backprop(*pair)) for pair in pairs) <= before  # False where it is no number
+
+
+def _gradient_at(backprop: Backprop, x: Tensor, y: Tensor) -> Callable[[Floats], Floats]:
+    def gradient(theta: Floats) -> Floats:
+        backprop.theta.copy_(torch.from_numpy(theta))
+        backprop(x, y)
+        return backprop.gradient.numpy().copy()
+
+    return gradient
