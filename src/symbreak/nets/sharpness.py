@@ -73,8 +73,8 @@ def safe_eta(backprop: Backprop, pairs: Sequence[Pair], *, momentum: float, nest
 
     From the largest eigenvalue h of the Hessian at the start, of the steepest of these batches: half the limit of
     stability on all samples at once (1/h without momentum); (1 - momentum)/h on mini-batches, each of which pulls for
-    1 / (1 - momentum) steps. A net is no quadratic: where targets are far beyond its outputs, h grows as the weights do.
-    So it is halved until some trial steps from the start no longer raise the loss.
+    1 / (1 - momentum) steps. A net is no quadratic: where targets are far beyond its outputs, h grows as the weights
+    do. So it is halved until some trial steps from the start no longer raise the loss.
 
     Args:
         backprop: of the net; theta is as before afterwards.

@@ -5,6 +5,7 @@ It holds no model and no solver of its own: a Backprop gives losses and gradient
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from symbreak.nets.backprop import Backprop
@@ -189,9 +191,16 @@ def order(n_samples: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n_samples, generator=generator)
 
 
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all loaded libraries, so once
+
+
 @contextmanager
 def quietly(net: nn.Module, batch_size: int, *, seed: int = 0) -> Iterator[None]:
     """Training mode, as many threads as the net is worth, and torch's global random state put back afterwards.
+
+    The threads are torch's and those of NumPy's BLAS; whoever had set them finds them as they were.
 
     Example:
         >>> with quietly(nn.Linear(2, 2), 8):
@@ -202,9 +211,10 @@ def quietly(net: nn.Module, batch_size: int, *, seed: int = 0) -> Iterator[None]
     """
     threads = torch.get_num_threads()
     work = 6 * batch_size * sum(weight.numel() for weight in net.parameters())
-    torch.set_num_threads(1 if work < WORTH_A_THREAD else threads)
+    small = work < WORTH_A_THREAD
+    torch.set_num_threads(1 if small else threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _libraries().limit(limits=1 if small else None, user_api="blas"):
             torch.default_generator.manual_seed(seed)  # RReLU draws from it
             net.train()
             yield
