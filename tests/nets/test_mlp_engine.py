@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from symbreak.errors import ModelError
@@ -277,20 +278,36 @@ def test_divergence_is_found_within_an_epoch():
         assert torch.equal(backprop.theta, start)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with threadpool_limits(limits=2, user_api="blas"):
+        yield
+    torch.set_num_threads(before)
+
+
+def blas_threads():
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_threads_modes_and_random_states_come_back():
-    net, state, threads = chain(3, 4, 2), torch.random.get_rng_state(), torch.get_num_threads()
+    net, state, blas = chain(3, 4, 2), torch.random.get_rng_state(), blas_threads()
 
     def trains_and_raises():
         with quietly(net, 8):
             assert net.training
             assert torch.get_num_threads() == 1
+            assert blas_threads() == {1}
             torch.rand(3)
             raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
         trains_and_raises()
     assert not net.training
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    assert blas_threads() == blas
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
