@@ -164,13 +164,13 @@ def multilayer() -> bool:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return all([
-            met
+        fitted = [
+            fits(X / 16, y, hidden, activation, solver, batch_size, repeats)
             for hidden, batch_size, repeats in (((64,), 64, 15), ((64,), 200, 15), ((256, 256), 200, 5))
             for activation in ("relu", "tanh")
             for solver in ("adam", "sgd")
-            for met in fits(X / 16, y, hidden, activation, solver, batch_size, repeats)
-        ])  # fmt: skip
+        ]
+    return all(met for line in fitted for met in line)
 
 
 def fits(

@@ -315,7 +315,8 @@ def test_check_looks_at_a_start_before_training(knobs, verdict, iris):
     assert sb.check(*mlp.task(*iris)).verdict == verdict
     assert sb.check(mlp.build(*iris), iris).verdict == verdict
     mlp.set_params(max_epochs=2).fit(*iris)
-    assert sb.check(mlp.net_, iris, loss=mlp.objective_).verdict in ("healthy", verdict)
+    later = sb.check(mlp.net_, iris, loss=mlp.objective_).verdict
+    assert later in ("healthy", "degraded") if verdict == "healthy" else later == verdict
 
 
 def test_what_check_calls_stuck_does_not_learn(iris):

@@ -49,7 +49,8 @@ class MLPClassifier(ClassifierMixin, Multilayer):  # type: ignore[misc]  # sciki
         eta: learning rate, or "auto", stated in `eta_`. For "sgd" the largest that the start allows (`safe_eta`): with
             h the largest eigenvalue of the Hessian there, half the limit of stability on all samples at once, 1/h
             without momentum; on mini-batches (1 - momentum)/h, h that of the steepest of the first four; halved until
-            100 trial steps lower the loss. Every other solver sets its own scale, and "auto" is 0.001.
+            100 trial steps from there behave. Training may still move to where the loss bends more, and then the loss
+            has spikes. Every other solver sets its own scale, and "auto" is 0.001.
         n_steps: steps on all samples at once; takes the place of max_epochs.
         max_epochs: passes over the data at most.
         batch_size: samples a step; None is all of them, 1 online; "auto" is 200 at most (all, with n_steps).
@@ -225,10 +226,10 @@ class MLPRegressor(RegressorMixin, Multilayer):  # type: ignore[misc]  # scikit-
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
         >>> X, y = X / X.std(0), (y - y.mean()) / y.std()
-        >>> mlp = MLPRegressor((16,), "gelu", solver="sgd", n_steps=200, random_state=0).fit(X, y)
+        >>> mlp = MLPRegressor((16,), "gelu", eta=0.01, max_epochs=100, random_state=0).fit(X, y)
         >>> mlp.score(X, y) > 0.5
         True
-        >>> further = MLPRegressor((16,), "gelu", init=mlp, solver="sgd", n_steps=10).fit(X, y)
+        >>> further = MLPRegressor((16,), "gelu", init=mlp, max_epochs=50).fit(X, y)
         >>> bool((further.w0_[0] == mlp.coefs_[0]).all()), bool(further.loss_ < mlp.loss_)
         (True, True)
 

@@ -74,7 +74,8 @@ def safe_eta(backprop: Backprop, pairs: Sequence[Pair], *, momentum: float, nest
     From the largest eigenvalue h of the Hessian at the start, of the steepest of these batches: half the limit of
     stability on all samples at once (1/h without momentum); (1 - momentum)/h on mini-batches, each of which pulls for
     1 / (1 - momentum) steps. A net is no quadratic: where targets are far beyond its outputs, h grows as the weights
-    do. So it is halved until some trial steps from the start no longer raise the loss.
+    do. So it is halved until some trial steps from the start no longer raise the loss, nor lead to where the curvature
+    allows less than half of it.
 
     Args:
         backprop: of the net; theta is as before afterwards.
@@ -86,23 +87,29 @@ def safe_eta(backprop: Backprop, pairs: Sequence[Pair], *, momentum: float, nest
         eta > 0; 1 where nothing bends, and where nothing helps: training will say so.
     Source: Cohen et al. 2021, arXiv:2103.00065, for the limit; Armijo 1966 for halving.
     """
-    start = backprop.theta.clone()
-    steepest = max(sharpness(_gradient_at(backprop, *pair), start.numpy()) for pair in pairs)
-    if FLAT < steepest < math.inf:
+
+    def allowed() -> float:
+        """What the curvature where theta now is allows: 1 where nothing bends, 0 where it is no number."""
+        here = backprop.theta.numpy().copy()
+        steepest = float(np.max([sharpness(_gradient_at(backprop, *pair), here) for pair in pairs]))
+        if not FLAT < steepest < math.inf:
+            return 1.0 if steepest <= FLAT else 0.0
         limit = curvature.limit(steepest, momentum=momentum, nesterov=nesterov)
-        eta = (1 - momentum) / steepest if stochastic else limit / 2
-    else:
-        eta = 1.0
+        return (1 - momentum) / steepest if stochastic else limit / 2
+
+    start = backprop.theta.clone()
+    eta = allowed() or 1.0
     for tried in (eta / 2**times for times in range(HALVINGS)):
-        if _lowers(backprop, start, pairs, Sgd(tried, momentum=momentum, nesterov=nesterov)):
+        backprop.theta.copy_(start)
+        stepper = Sgd(tried, momentum=momentum, nesterov=nesterov)
+        if _lowers(backprop, pairs, stepper) and tried <= 2 * allowed():  # twice: training moves to the edge by itself
             eta = tried
             break
     backprop.theta.copy_(start)
     return eta
 
 
-def _lowers(backprop: Backprop, start: Tensor, pairs: Sequence[Pair], stepper: Sgd) -> bool:
-    backprop.theta.copy_(start)
+def _lowers(backprop: Backprop, pairs: Sequence[Pair], stepper: Sgd) -> bool:
     before = sum(float(backprop(*pair)) for pair in pairs)
     for pair in itertools.islice(itertools.cycle(pairs), TRIALS):
         backprop(*pair)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Slot:
     shape: tuple[int, ...]  # weight [o, i], bias [o]
     fans: Fans  # of the layer, for the bias too
     is_bias: bool = False
-    level: float | None = None  # neither weight nor bias, and starts at this number unless it is loaded: PReLU's slope
+    level: float | None = field(default=None, repr=False)  # PReLU's slope: starts at this number unless it is loaded
 
     @property
     def place(self) -> Place:
