@@ -16,12 +16,17 @@ from .errors import SymbreakError
 if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
+    from ._fix import fix
     from .records import Finding
+    from .remedies import Plan
     from .report import Report
 
-__all__ = ["Finding", "Report", "SymbreakError", "__version__", "check", "nets", "schemes"]
+__all__ = ["Finding", "Plan", "Report", "SymbreakError", "__version__", "check", "fix", "nets", "schemes"]
 
-_WHERE = {"check": "._check", "Finding": ".records", "Report": ".report", "nets": ".nets", "schemes": ".schemes"}
+_WHERE = {
+    "Finding": ".records", "Plan": ".remedies", "Report": ".report", "check": "._check", "fix": "._fix",
+    "nets": ".nets", "schemes": ".schemes",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,22 @@ class Finding:
     decisive: bool = True
 
 
+Fingerprint = Mapping[str, tuple[Any, ...]]
+"""Parameter -> shape, dtype and a digest of its bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a check was given, so that a repair can ask the same again: references, never copies."""
+
+    batch: Any
+    loss: Any
+    objective: Any
+    optimizer: Any
+    seed: int
+    fingerprint: Fingerprint
+
+
 # ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
 
 Status = Literal["live", "frozen", "unused", "starved", "absorbed", "tied", "asleep"]

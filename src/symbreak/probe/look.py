@@ -49,7 +49,7 @@ def look(
     Raises:
         SymbreakError: a mistake of the caller, or the caller's forward raised.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     _refuse(model)
     broken = _nonfinite_parameters(model)
     if broken:
@@ -126,12 +126,12 @@ def _look(
 # ---- before the probe ------------------------------------------------------------------------------------------
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module behind torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrap(model.module)
+        return unwrap(model.module)
     inner = getattr(model, "_orig_mod", None)
-    return _unwrap(inner) if isinstance(inner, nn.Module) else model
+    return unwrap(inner) if isinstance(inner, nn.Module) else model
 
 
 def _refuse(model: nn.Module) -> None:

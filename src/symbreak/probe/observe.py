@@ -92,6 +92,8 @@ class Activation:
     dead: Tensor  # [o] slope exactly 0 on every sample
     negative: Tensor  # [o] every pre-activation below 0
     margin: Tensor  # [o] how many standard deviations the mean lies below 0
+    mean: Tensor  # [o] of the pre-activation
+    std: Tensor  # [o] likewise
     node: Any
 
 
@@ -383,6 +385,8 @@ class Observer(TorchFunctionMode):
             dead=(size == 0).all(0),
             negative=rows.amax(0) < 0,
             margin=-mean / std.clamp_min(torch.finfo(rows.dtype).tiny),
+            mean=mean,
+            std=std,
             node=result.grad_fn,
         )
         self.seen.activations.append(activation)

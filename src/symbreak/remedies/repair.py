@@ -1,0 +1,169 @@
+"""The story of a repair: one kind of fault after the other, each by the smallest set of parts that heals it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from symbreak.errors import RemedyError
+from symbreak.probe import fingerprint, unwrap
+from symbreak.records import Asked, Finding
+from symbreak.report import Report
+from symbreak.rules import judge
+
+from . import nonfinite, prior, rescale, shift, split, wake
+from .bench import Bench
+from .faults import faults, weight
+from .part import Part
+from .plan import Plan
+from .smallest import smallest
+
+Propose = Callable[[Bench, Sequence[Finding]], Sequence[Part]]
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of fault: which findings tell of it, and who proposes repairs."""
+
+    takes: Callable[[Finding], bool]
+    propose: Propose
+
+
+STAGES = tuple(Stage(kind.takes, kind.propose) for kind in (nonfinite, shift, rescale, wake, split, prior))
+"""In the order of treatment: what hides other faults comes first."""
+ROUNDS = 3  # a repair may bring to light what was hidden: zeros hide copies
+DEEP = 4  # layers that hide one another, each treated once the one before it is healed
+
+
+@dataclass
+class _State:
+    """What is still open, and why some of it stays so."""
+
+    bench: Bench
+    given_up: dict[Place, str] = field(default_factory=dict)
+
+    def open(self, report: Report, stage: Stage) -> list[Finding]:
+        """What a stage has to heal: its findings in this report, less those it gave up."""
+        return [f for f in faults(report) if stage.takes(f) and (f.code, f.where) not in self.given_up]
+
+
+def repair(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
+    """Find the smallest change that heals what the report found. The model is only borrowed.
+
+    Raises:
+        RemedyError: the report is of another model or of other weights, or does not know what check was given.
+    """
+    model = unwrap(model)
+    asked = _asked(model, report)
+    before = _whole(report)
+    bench = Bench(model, asked, before, unsafe=unsafe)
+    state = _State(bench)
+    wanted = frozenset(f.code for f in faults(report))
+    for _ in range(ROUNDS):
+        treated = [_treat(state, stage, wanted) for stage in STAGES]
+        if not any(treated):
+            break
+    return Plan.of(bench, report=report, before=before, given_up=state.given_up)
+
+
+def _asked(model: nn.Module, report: Report) -> Asked:
+    if not isinstance(model, nn.Module):
+        raise RemedyError(f"fix() got {type(model).__name__}; expected the torch.nn.Module that the report is of.")
+    if not isinstance(report, Report):
+        raise RemedyError(
+            f"fix() got {type(report).__name__} as report; expected what symbreak.check(model, ...) returned."
+        )
+    asked = report._asked
+    if asked is None:
+        raise RemedyError(
+            f"the report of {report.trace.model} does not know what check was given (it was copied or unpickled). "
+            "Run symbreak.check(model, batch, loss) here and pass its report."
+        )
+    now = fingerprint(model)
+    shapes, known = ({n: f[:2] for n, f in prints.items()} for prints in (now, asked.fingerprint))
+    if shapes != known:
+        odd = next(n for n in (*shapes, *known) if shapes.get(n) != known.get(n))
+        raise RemedyError(
+            f"the report is of another model: a {report.trace.model} with {len(known)} tensors, not this "
+            f"{type(model).__name__} with {len(shapes)}; {odd!r} is the first that differs. Check this model and pass "
+            "its report."
+        )
+    changed = [n for n in now if now[n] != asked.fingerprint[n]]
+    if changed:
+        raise RemedyError(
+            f"{changed[0]!r} of {type(model).__name__} has changed since the report was made (and "
+            f"{len(changed) - 1} more). Check the model again and pass the new report."
+        )
+    return asked
+
+
+def _whole(report: Report) -> Report:
+    """The report with every rule's findings, also where the user selected some: a repair must not break the others."""
+    findings, verdict = judge(report.trace)
+    return Report(verdict, findings, report.trace, report.seconds, report._asked)
+
+
+def _treat(state: _State, stage: Stage, wanted: frozenset[str]) -> bool:
+    """Heal what this stage can; True where something was chosen."""
+    bench, chosen = state.bench, False
+    for _ in range(DEEP):
+        findings = state.open(bench.report, stage)
+        if not bench.chosen:  # the user may have selected rules; what a repair brings to light is healed in any case
+            findings = [f for f in findings if f.code in wanted]
+        if not findings:
+            break
+        parts = list(stage.propose(bench, findings))
+        found = _chosen(state, stage, parts) if parts else None
+        if found is None:
+            reason = _why_not(bench, findings, parts)
+            state.given_up.update({(f.code, f.where): reason for f in findings})
+            break
+        bench.chosen += found
+        report = bench.report_with([])
+        assert report is not None, "a set of parts was chosen under which the model does not run"
+        bench.report, chosen = report, True
+    return chosen
+
+
+def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> list[Part] | None:
+    """The smallest set that leaves nothing open and breaks nothing; else the set that leaves the least."""
+    bench = state.bench
+    open_now = sum(map(weight, state.open(bench.report, stage)))
+    left: dict[frozenset[int], float] = {}
+
+    def heals(some: Sequence[Part]) -> bool:
+        report = bench.report_with(some)
+        if report is None or _worse(report, bench.report, stage):
+            return False
+        left[frozenset(map(id, some))] = sum(map(weight, state.open(report, stage)))
+        return not left[frozenset(map(id, some))]
+
+    found = smallest(parts, heals)
+    if found is not None:
+        return found
+    best = min(left, key=lambda some: (left[some], len(some)), default=None)
+    if best is None or left[best] >= open_now:
+        return None
+    return [p for p in parts if id(p) in best]
+
+
+def _worse(report: Report, before: Report, stage: Stage) -> bool:
+    """Whether a repair brings an error that was not there; what was hidden behind the fault may come to light."""
+    known = {(f.code, f.where) for f in faults(before)}
+    new = [f for f in report.findings if f.severity == "error" and (f.code, f.where) not in known]
+    shown = () if stage is STAGES[-2] else tuple(split.CODES)
+    hidden = before.verdict == "unknown" or any(f.code == "SB404" for f in before.findings)
+    broken = [f for f in new if not stage.takes(f) and f.code not in shown and not hidden]
+    return bool(broken) or (report.verdict == "unknown" != before.verdict)
+
+
+def _why_not(bench: Bench, findings: Sequence[Finding], parts: Sequence[Part]) -> str:
+    if bench.refusals and not parts:
+        name, reason = next(iter(bench.refusals.items()))
+        more = f" (and {len(bench.refusals) - 1} more)" if len(bench.refusals) > 1 else ""
+        return f"{name} {reason}{more}"
+    hint = findings[0].remedy.hint if findings[0].remedy is not None else ""
+    return "no change of the weights that was tried heals it" + (f"; {hint}" if hint else "")

@@ -1,0 +1,108 @@
+"""A plan as text: before and after side by side, one block a tensor, and what is not healed."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from symbreak.rules.grouping import called
+
+from .faults import faults
+
+if TYPE_CHECKING:
+    from symbreak.report import Report
+
+    from .plan import Change, Plan
+
+_SHOWN = 6  # numbers of a tensor in a diff
+
+
+def render(plan: Plan, *, width: int, diff: bool) -> str:
+    """Before and after, the changes, what they do to the function, what is left."""
+    lines = [*_verdicts(plan), ""]
+    for change in plan.changes:
+        lines += _block(change, width)
+        if diff:
+            lines += _numbers(plan, change)
+    if not plan.changes:
+        lines.append("nothing to change" if not plan.left else "no change of the weights heals this")
+    for unhealed in plan.left:
+        f = unhealed.finding
+        lines.append(f"not healed: {f.code} {f.slug}  {called(plan.after.trace, f.where)}")
+        lines += _wrapped(f"{unhealed.reason}.", width)
+    for name, reason in plan.refusals.items():
+        lines += _wrapped(f"left alone: {name} {reason}.", width, "")
+    return "\n".join([*lines, "", _tail(plan)])
+
+
+def _verdicts(plan: Plan) -> Iterator[str]:
+    yield f"{plan.before.trace.model}: {plan.before.verdict} -> {plan.after.verdict}"
+    before, after = (_told(r) for r in (plan.before, plan.after))
+    column = max(len("before"), *map(len, before)) if before else len("before")
+    if before or after:
+        yield f"  {'before':<{column}}   after"
+    for i in range(max(len(before), len(after))):
+        left, right = (side[i] if i < len(side) else "" for side in (before, after))
+        yield f"  {left:<{column}}   {right or ('-' if i >= len(after) else '')}".rstrip()
+
+
+def _told(report: Report) -> list[str]:
+    counts: dict[str, int] = {}
+    for f in faults(report):
+        counts[f"{f.code} {f.slug}"] = counts.get(f"{f.code} {f.slug}", 0) + 1
+    return [name if n == 1 else f"{name} x {n}" for name, n in counts.items()]
+
+
+def _block(change: Change, width: int) -> Iterator[str]:
+    total = change.value.numel()
+    size = "" if change.relative_size is None else f", by {change.relative_size:.2g} of its size"
+    shape = "x".join(map(str, change.value.shape)) or "scalar"
+    yield f"{change.tensor}  [{shape}]  {', '.join(change.actions)}"
+    for why in change.why:
+        yield from _wrapped(f"{why}.", width)
+    yield from _wrapped(f"{change.entries} of {total} values change{size}; {_outputs(change.function_change)}.", width)
+
+
+def _outputs(change: float | None) -> str:
+    if change is None:
+        return "what it does to the outputs could not be measured"
+    return f"alone it changes outputs by {change:.1e} of their size" if change > 0 else "alone it changes no output"
+
+
+def _numbers(plan: Plan, change: Change) -> Iterator[str]:
+    old = plan._kept.get(change.tensor, dict(plan.model.named_parameters())[change.tensor].detach())
+    yield f"  - {_some(old)}"
+    yield f"  + {_some(change.value)}"
+
+
+def _some(value: Tensor) -> str:
+    flat = value.detach().double().reshape(-1)
+    shown = " ".join(f"{x:.5g}" for x in flat[:_SHOWN].tolist())
+    more = " ..." if flat.numel() > _SHOWN else ""
+    rms = float(torch.linalg.vector_norm(flat)) / max(1, flat.numel()) ** 0.5
+    return f"{shown}{more}  (mean {float(flat.mean()):.4g}, rms {rms:.4g})"
+
+
+def _tail(plan: Plan) -> str:
+    n = len(plan.changes)
+    if not n:
+        return "0 tensors change."
+    if plan.function_change is None:
+        function = "the change of the outputs could not be measured"
+    elif plan.function_change == 0:
+        function = "no output changes"
+    else:
+        function = f"outputs change by {plan.function_change:.1e} of their size"
+    done = "applied" if plan.applied else "not applied: plan.apply(), plan.undo()"
+    return f"{n} tensor{'' if n == 1 else 's'} of {len(plan.before.trace.tensors)} change, {function}; {done}."
+
+
+def _wrapped(text: str, width: int, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent or "  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
