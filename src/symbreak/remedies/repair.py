@@ -132,16 +132,19 @@ def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> list[Part] | 
     """The smallest set that leaves nothing open and breaks nothing; else the set that leaves the least."""
     bench = state.bench
     open_now = sum(map(weight, state.open(bench.report, stage)))
+    known = {(f.code, f.where) for f in faults(bench.report)}
     left: dict[frozenset[int], float] = {}
+    new: dict[frozenset[int], int] = {}
 
     def heals(some: Sequence[Part]) -> bool:
-        report = bench.report_with(some)
+        report, key = bench.report_with(some), frozenset(map(id, some))
         if report is None or _worse(report, bench.report, stage):
             return False
-        left[frozenset(map(id, some))] = sum(map(weight, state.open(report, stage)))
-        return not left[frozenset(map(id, some))]
+        left[key] = sum(map(weight, state.open(report, stage)))
+        new[key] = sum((f.code, f.where) not in known for f in faults(report))
+        return not left[key]
 
-    found = smallest(parts, heals)
+    found = smallest(parts, heals, clean=lambda some: not new[frozenset(map(id, some))])
     if found is not None:
         return found
     best = min(left, key=lambda some: (left[some], len(some)), default=None)

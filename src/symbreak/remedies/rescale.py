@@ -22,6 +22,7 @@ from .suited import fresh, suited_std, tensor_of
 CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208", "SB407"})
 TIERS = (30.0, 3.0, 1.25)  # how far off its suited size a layer is; torch's default is off by 2.4 behind a ReLU
 SWEEPS = 4
+SPREADS = (1.0, 3.0)  # of pre-activations that bend: tanh and sigmoid bend at one, hardsigmoid at three
 _HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", None})
 _ROWS = 1e3  # times the median row: rows of memory that was never written
 
@@ -158,12 +159,13 @@ def _out_of_the_linear_region(bench: Bench) -> Iterator[Part]:
         if row is None or one is None or not a.hidden or not bench.may(row.weight):
             continue
         spread = float(one.std.square().mean().sqrt())
-        if tensor_of(trace, row.weight).start == "zero" and not bench.now(row.weight).any():
-            why = f"{row.weight} is zero, so its units are constant; drawn anew"
-            yield Part("draw", why, ((row.weight, replacing(fresh(bench, row.weight))),))
-        elif 0 < spread < 1:
-            why = f"what goes into {a.where} has a spread of {spread:.2g}; the weights grow until it is one"
-            yield Part("rescale", why, ((row.weight, scaling(1 / spread)),))
+        for wanted in SPREADS:
+            if not bench.now(row.weight).any():
+                why = f"{row.weight} is zero, so its units are constant; drawn anew, x {wanted:g}"
+                yield Part("draw", why, ((row.weight, replacing(wanted * fresh(bench, row.weight))),))
+            elif 0 < spread < wanted:
+                why = f"what goes into {a.where} has a spread of {spread:.2g}; the weights grow until it is {wanted:g}"
+                yield Part("rescale", why, ((row.weight, scaling(wanted / spread)),))
 
 
 def _right_fans(bench: Bench, findings: Sequence[Finding]) -> Iterator[Part]:

@@ -11,7 +11,9 @@ Heals = Callable[[Sequence[Item]], bool]
 FEW = 6  # items up to which every single one and every pair is tried
 
 
-def smallest(items: Sequence[Item], heals: Heals[Item], *, tries: int = 40) -> list[Item] | None:
+def smallest(
+    items: Sequence[Item], heals: Heals[Item], *, clean: Heals[Item] | None = None, tries: int = 40
+) -> list[Item] | None:
     """A small subset for which `heals` is true, the earliest items first; None where not even all of them heal.
 
     Few items: the smallest number there is. Many: all of them, less whatever can be left out, halves before single
@@ -20,6 +22,8 @@ def smallest(items: Sequence[Item], heals: Heals[Item], *, tries: int = 40) -> l
     Args:
         items: in order of preference.
         heals: asked of subsets; expensive.
+        clean: of several subsets of the smallest size, one for which this is true as well is taken; asked of those
+            that heal only.
         tries: how often it may be asked.
     Example:
         >>> smallest("abcd", lambda some: "c" in some), smallest("abcdefgh", lambda some: {"b", "g"} <= set(some))
@@ -39,11 +43,15 @@ def smallest(items: Sequence[Item], heals: Heals[Item], *, tries: int = 40) -> l
     everything = tuple(range(len(items)))
     if len(items) <= FEW:
         for size in range(1, len(items) + 1):
+            first: list[Item] | None = None
             for index in combinations(everything, size):
                 if good(index):
-                    return [items[i] for i in index]
-            if not good(everything):
-                return None
+                    some = [items[i] for i in index]
+                    if clean is None or clean(some):
+                        return some
+                    first = first or some
+            if first is not None or not good(everything):
+                return first
         return None
     for single in everything[:3]:  # the most likely ones, before all of them
         if good((single,)):
