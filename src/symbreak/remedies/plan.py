@@ -16,7 +16,6 @@ from symbreak.errors import RemedyError
 from symbreak.probe import fingerprint
 from symbreak.records import Finding
 from symbreak.report import Report
-from symbreak.rules import judge
 
 from .faults import faults
 from .memory import is_writable
@@ -108,10 +107,10 @@ class Plan:
         values = bench.values()
         changes = [_change(bench, name, values[name]) for name in bench.params if name in values]
         after = bench.report
-        if report.findings != before.findings:  # the user selected rules: show the same selection
-            codes = {f.code for f in report.findings}
-            findings, verdict = judge(after.trace)
-            after = Report(verdict, tuple(f for f in findings if f.code in codes), after.trace, after.seconds)
+        unasked = {(f.code, f.where) for f in before.findings} - {(f.code, f.where) for f in report.findings}
+        if unasked:  # the user selected rules: what he left out is not shown afterwards either
+            shown = tuple(f for f in after.findings if (f.code, f.where) not in unasked)
+            after = Report(after.verdict, shown, after.trace, after.seconds, after._asked)
         reasons = [(f, given_up.get((f.code, f.where))) for f in faults(after)]
         left = [Unhealed(f, reason or _by_hand(f)) for f, reason in reasons]
         total = bench.function_change(values) if values else 0.0

@@ -43,11 +43,13 @@ class _State:
     """What is still open, and why some of it stays so."""
 
     bench: Bench
+    unasked: frozenset[Place] = frozenset()  # of rules that the user left out; what a repair brings to light is asked
     given_up: dict[Place, str] = field(default_factory=dict)
 
     def open(self, report: Report, stage: Stage) -> list[Finding]:
         """What a stage has to heal: its findings in this report, less those it gave up."""
-        return [f for f in faults(report) if stage.takes(f) and (f.code, f.where) not in self.given_up]
+        closed = self.unasked | self.given_up.keys()
+        return [f for f in faults(report) if stage.takes(f) and (f.code, f.where) not in closed]
 
 
 def repair(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
@@ -60,13 +62,17 @@ def repair(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
     asked = _asked(model, report)
     before = _whole(report)
     bench = Bench(model, asked, before, unsafe=unsafe)
-    state = _State(bench)
-    wanted = frozenset(f.code for f in faults(report))
+    state = _State(bench, _places(before) - _places(report))
     for _ in range(ROUNDS):
-        treated = [_treat(state, stage, wanted) for stage in STAGES]
+        state.given_up.clear()  # what one kind of repair could not heal may give way after another
+        treated = [_treat(state, stage) for stage in STAGES]
         if not any(treated):
             break
     return Plan.of(bench, report=report, before=before, given_up=state.given_up)
+
+
+def _places(report: Report) -> frozenset[Place]:
+    return frozenset((f.code, f.where) for f in faults(report))
 
 
 def _asked(model: nn.Module, report: Report) -> Asked:
@@ -106,13 +112,11 @@ def _whole(report: Report) -> Report:
     return Report(verdict, findings, report.trace, report.seconds, report._asked)
 
 
-def _treat(state: _State, stage: Stage, wanted: frozenset[str]) -> bool:
+def _treat(state: _State, stage: Stage) -> bool:
     """Heal what this stage can; True where something was chosen."""
     bench, chosen = state.bench, False
     for _ in range(DEEP):
         findings = state.open(bench.report, stage)
-        if not bench.chosen:  # the user may have selected rules; what a repair brings to light is healed in any case
-            findings = [f for f in findings if f.code in wanted]
         if not findings:
             break
         parts = list(stage.propose(bench, findings))
@@ -132,7 +136,7 @@ def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> list[Part] | 
     """The smallest set that leaves nothing open and breaks nothing; else the set that leaves the least."""
     bench = state.bench
     open_now = sum(map(weight, state.open(bench.report, stage)))
-    known = {(f.code, f.where) for f in faults(bench.report)}
+    known = _places(bench.report)
     left: dict[frozenset[int], float] = {}
     new: dict[frozenset[int], int] = {}
 
@@ -155,7 +159,7 @@ def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> list[Part] | 
 
 def _worse(report: Report, before: Report, stage: Stage) -> bool:
     """Whether a repair brings an error that was not there; what was hidden behind the fault may come to light."""
-    known = {(f.code, f.where) for f in faults(before)}
+    known = _places(before)
     new = [f for f in report.findings if f.severity == "error" and (f.code, f.where) not in known]
     shown = () if stage is STAGES[-2] else tuple(split.CODES)
     hidden = before.verdict == "unknown" or any(f.code == "SB404" for f in before.findings)
@@ -164,9 +168,9 @@ def _worse(report: Report, before: Report, stage: Stage) -> bool:
 
 
 def _why_not(bench: Bench, findings: Sequence[Finding], parts: Sequence[Part]) -> str:
-    if bench.refusals and not parts:
-        name, reason = next(iter(bench.refusals.items()))
-        more = f" (and {len(bench.refusals) - 1} more)" if len(bench.refusals) > 1 else ""
-        return f"{name} {reason}{more}"
-    hint = findings[0].remedy.hint if findings[0].remedy is not None else ""
-    return "no change of the weights that was tried heals it" + (f"; {hint}" if hint else "")
+    more = f" (and {len(bench.refusals) - 1} more)" if len(bench.refusals) > 1 else ""
+    alone = [f"{name} {reason}{more}" for name, reason in list(bench.refusals.items())[:1]]
+    if alone and not parts:
+        return alone[0]
+    hint = [findings[0].remedy.hint] if findings[0].remedy is not None else []
+    return "; ".join(["no change of the weights that was tried heals it", *alone, *hint])

@@ -47,7 +47,7 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
         if off and key not in told:
             told.add(key)
             found += [*_balanced(bench, off), _scaled(off)]
-    return [*found, *_by_data(bench, rows)]
+    return [*found, *_by_data(bench, rows), *_constants(bench, rows)]
 
 
 def _can(bench: Bench, row: LayerTrace) -> bool:
@@ -93,7 +93,7 @@ def _balanced(bench: Bench, factors: dict[LayerTrace, float]) -> Iterator[Part]:
 
 
 def _wild_rows(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
-    """Rows a thousand times larger than the rest of their layer: memory that was never written. They are drawn anew."""
+    """Rows a thousand times larger than the others of a layer were never written: drawn anew."""
     edits = []
     for row in rows:
         value = bench.now(row.weight)
@@ -105,7 +105,17 @@ def _wild_rows(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
             edits.append((row.weight, replacing(torch.where(keep, value, drawn))))
     if edits:
         names = listed([name for name, _ in edits])
-        yield Part("draw", f"rows of {names} are a thousand times their usual size; they are drawn anew", tuple(edits))
+        why = f"rows of {names} are a thousand times their usual size; they are drawn anew"
+        yield Part("draw", why, tuple(edits))
+
+
+def _constants(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
+    """Matrices that hold one number, once the copies in them are told apart: they pass on one direction only."""
+    copies = any(f.code.startswith("SB00") and f.severity != "info" for f in bench.report.findings)
+    names = [r.weight for r in rows if tensor_of(bench.report.trace, r.weight).start == "constant"]
+    if names and not copies:
+        why = f"{listed(names)} held one number, which passes on one direction of the signal alone; drawn anew"
+        yield Part("draw", why, tuple((name, replacing(fresh(bench, name))) for name in names))
 
 
 # ---- by data ---------------------------------------------------------------------------------------------------------
