@@ -39,9 +39,18 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
     slices = [s for s in bench.report.trace.slices if s.tied or s.near]
     ends = [s for s in slices if s.layer in told or s.parameter in told]
     keeping = [*_shared_out(bench, slices), *_further_readers(bench, [s for s in ends if s.side == "out"], slices)]
-    kept = [part for part, tolerance in keeping if bench.keeps_function([part], tolerance)]
-    kept += [part for part in _routers(bench) if bench.keeps_function([part], 1e-6)]
+    kept = [*_keeping(bench, keeping), *_keeping(bench, [(part, 0.0) for part in _routers(bench)])]
     return [*kept, *_jittered(bench, ends), *_parted_networks(bench, told)]
+
+
+def _keeping(bench: Bench, suspects: Sequence[tuple[Part, float]]) -> list[Part]:
+    """Those that leave the function as it is: all at once where that holds for all of them, else by halving."""
+    if not suspects:
+        return []
+    if bench.keeps_function([part for part, _ in suspects], max(tolerance for _, tolerance in suspects)):
+        return [part for part, _ in suspects]
+    middle = len(suspects) // 2
+    return [*_keeping(bench, suspects[:middle]), *_keeping(bench, suspects[middle:])] if middle else []
 
 
 # ---- weights out -----------------------------------------------------------------------------------------------------

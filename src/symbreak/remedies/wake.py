@@ -46,6 +46,8 @@ def _zero_factors(trace: Trace, findings: Sequence[Finding]) -> list[TensorTrace
     zeros = [known[n] for n in dict.fromkeys(named) if n in known and known[n].start == "zero"]
     if not zeros:  # the graph named nothing: any zero along the way may be the factor
         zeros = [t for t in trace.tensors if t.start == "zero" and t.status in ("asleep", "live")]
+    if not any(f.evidence.get("input_zero") or f.evidence.get("back_zero") for f in findings):
+        zeros += [t for t in trace.tensors if t.start == "zero" and t.status == "frozen" and len(t.shape) >= 2]
     return zeros
 
 

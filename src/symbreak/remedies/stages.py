@@ -35,6 +35,7 @@ class Stage:
 STAGES = tuple(Stage(kind.takes, kind.propose) for kind in (nonfinite, shift, rescale, wake, split, prior))
 """In the order of treatment: what hides other faults comes first."""
 ROUNDS = 3  # a repair may bring to light what was hidden: zeros hide copies
+TRIES = 24  # checks that the search for the smallest set may cost, a stage
 DEEP = 4  # layers that hide one another, each treated once the one before it is healed
 
 
@@ -125,36 +126,47 @@ def _treat(state: _State, stage: Stage) -> bool:
             reason = _why_not(bench, findings, parts)
             state.given_up.update({(f.code, f.where): reason for f in findings})
             break
-        bench.chosen += found
-        report = bench.report_with([])
-        assert report is not None, "a set of parts was chosen under which the model does not run"
-        bench.report, chosen = report, True
+        some, bench.report = found
+        bench.chosen += some
+        chosen = True
     return chosen
 
 
-def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> list[Part] | None:
+@dataclass(frozen=True)
+class _Trial:
+    """What a new check said of a set of parts."""
+
+    report: Report
+    left: float  # what the stage has to heal and did not
+    new: int  # findings that were not there
+
+
+def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> tuple[list[Part], Report] | None:
     """The smallest set that leaves nothing open and breaks nothing; else the set that leaves the least."""
     bench = state.bench
     open_now = sum(map(weight, state.open(bench.report, stage)))
     known = _places(bench.report)
-    left: dict[frozenset[int], float] = {}
-    new: dict[frozenset[int], int] = {}
+    trials: dict[frozenset[int], _Trial] = {}
 
     def heals(some: Sequence[Part]) -> bool:
-        report, key = bench.report_with(some), frozenset(map(id, some))
+        report = bench.report_with(some)
         if report is None or _worse(report, bench.report, stage):
             return False
-        left[key] = sum(map(weight, state.open(report, stage)))
-        new[key] = sum((f.code, f.where) not in known for f in faults(report))
-        return not left[key]
+        left = sum(map(weight, state.open(report, stage)))
+        trials[_key(some)] = _Trial(report, left, len(_places(report) - known))
+        return not left
 
-    found = smallest(parts, heals, clean=lambda some: not new[frozenset(map(id, some))])
-    if found is not None:
-        return found
-    best = min(left, key=lambda some: (left[some], len(some)), default=None)
-    if best is None or left[best] >= open_now:
-        return None
-    return [p for p in parts if id(p) in best]
+    found = smallest(parts, heals, clean=lambda some: not trials[_key(some)].new, tries=TRIES)
+    if found is None:
+        best = min(trials, key=lambda key: (trials[key].left, len(key)), default=None)
+        if best is None or trials[best].left >= open_now:
+            return None
+        found = [p for p in parts if id(p) in best]
+    return found, trials[_key(found)].report
+
+
+def _key(parts: Sequence[Part]) -> frozenset[int]:
+    return frozenset(map(id, parts))
 
 
 def _worse(report: Report, before: Report, stage: Stage) -> bool:
