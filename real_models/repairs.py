@@ -3,7 +3,8 @@
 Two beds. The fatal rows of the ground truth (tests/ground_truth), small replicas with known truth. And the faults of
 `injections`, put into real models: those that training calls fatal are repaired, and training the repaired model says
 whether they still are. Healed: the new check has no error or warning that the untouched model has not, and training no
-longer calls it fatal. A benign zero is a tensor that is all zero in the untouched model.
+longer calls it fatal. A benign zero is a tensor that is all zero in the untouched model; a bias that moves because
+its unit is dead is not counted.
 """
 
 import argparse
@@ -100,11 +101,11 @@ def repaired(
     seconds = time.perf_counter() - started
     left = [u for u in plan.left if (u.finding.code, u.finding.where) not in known]
     plan.apply()
-    parameters = dict(model.named_parameters())
+    parameters, shifted = dict(model.named_parameters()), {c.tensor for c in plan.changes if "shift" in c.actions}
     return Repair(
         model=name, fault=fault, where=where, before=report.verdict, after=plan.after.verdict, healed=not left,
         changes=tuple(f"{'+'.join(c.actions)} {c.tensor}" for c in plan.changes), tensors=len(parameters),
-        function_change=plan.function_change, zeros_touched=sum(bool(parameters[n].any()) for n in zeros),
+        function_change=plan.function_change, zeros_touched=sum(bool(parameters[n].any()) for n in zeros - shifted),
         seconds=seconds, left="; ".join(f"{u.finding.code} {u.finding.where}: {u.reason}" for u in left[:3]),
     )  # fmt: skip
 

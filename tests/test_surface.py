@@ -13,16 +13,26 @@ import symbreak
 def test_public_names() -> None:
     assert sorted(symbreak.__all__) == [
         "Finding",
+        "Plan",
         "Report",
         "SymbreakError",
         "__version__",
         "check",
+        "fix",
         "nets",
         "schemes",
     ]
     assert dir(symbreak) == sorted(symbreak.__all__)
     for name in symbreak.__all__:
         assert getattr(symbreak, name) is not None
+
+
+def test_fix_is_always_the_function() -> None:
+    code = (
+        "import symbreak, symbreak._fix, symbreak.remedies; assert callable(symbreak.fix); print(symbreak.fix.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fix"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -33,6 +43,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize(
     ("code", "loads"),
     [("import symbreak", False), ("import symbreak.rules", False), ("import symbreak; symbreak.check", False),
+     ("import symbreak; symbreak.fix", False),
      ("import symbreak.probe", True)],
 )  # fmt: skip
 def test_torch_is_imported_only_when_it_is_needed(code: str, loads: bool) -> None:

@@ -215,6 +215,21 @@ class TwinModules:
 
 
 @dataclass(frozen=True)
+class WrongFan:
+    """A weight whose size a usual formula explains with the fans that its shape suggests, which are not its own."""
+
+    layer: str
+    tensor: str
+    kind: str
+    formula: str
+    used: tuple[int, int]  # fan_in, fan_out as torch.nn.init reads them off the shape
+    right: tuple[int, int]
+    size: float  # root mean square of the weight
+    factor: float  # what brings it to the size by the right fans
+    hidden: bool  # scaling it moves no output: a normalisation stands behind it
+
+
+@dataclass(frozen=True)
 class Trace:
     """Everything one probe saw. Rules, report and remedies only read it."""
 
@@ -234,6 +249,7 @@ class Trace:
     slices: tuple[SliceClasses, ...] = ()
     twins: tuple[TwinModules, ...] = ()
     equal_tensors: tuple[tuple[str, ...], ...] = ()
+    wrong_fans: tuple[WrongFan, ...] = ()
     width: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     inputs: tuple[InputTrace, ...] = ()
     target: TargetTrace | None = None

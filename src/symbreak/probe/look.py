@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from symbreak.errors import ModelError
-from symbreak.records import SliceClasses, Status, TensorTrace, Trace, TwinModules
+from symbreak.records import SliceClasses, Status, TensorTrace, Trace, TwinModules, WrongFan
 
 from . import signal
 from .borrow import Borrowed, borrow
 from .copies import CopyLog, Slices, Twins, widths
+from .fans import wrong_fans
 from .graph import Blocked, Graph
 from .observe import Site, layer_name
 from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
-from .sleepers import Sleepers, investigate
+from .sleepers import Sleepers, investigate, scale_moves
 from .task import Task, explain_forward_error
 from .wakeup import Ladder, climb, rms
 
@@ -114,6 +115,7 @@ def _look(
             slices=tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated),
             twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
             equal_tensors=signal.equal_tensors(held.params),
+            wrong_fans=_wrong_fans(runner, first) if not ladder.nonfinite else (),
             width=widths(slices, first.seen.sites, outputs),
             inputs=signal.inputs(first, runner.task.inferred),
             target=signal.target(first, loss),
@@ -310,6 +312,16 @@ def _classes(s: Slices, held: Borrowed, sites: Mapping[str, Site]) -> SliceClass
         separated_at=s.separated_at,
         largest_difference=s.defect,
         live_steps=s.steps,
+    )
+
+
+def _wrong_fans(runner: Runner, first: Pass) -> tuple[WrongFan, ...]:
+    sites = {site.weight: site for site in first.seen.sites.values()}
+    return wrong_fans(
+        first.seen,
+        runner.held.params,
+        scale_moves(runner),
+        lambda weight: sites[weight].heads or _heads(runner.held.model, weight),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -15,11 +15,16 @@ Edit = Callable[[Tensor], Tensor]  # float64 values -> float64 values of the sam
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Edits that belong together. They compose: a tensor may be edited by several parts, in order."""
+    """Edits that belong together. They compose: a tensor may be edited by several parts, in order.
+
+    Attributes:
+        why: a sentence; `each` has one for single tensors where they differ.
+    """
 
     action: Action
     why: str
     edits: tuple[tuple[str, Edit], ...]
+    each: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tensors(self) -> tuple[str, ...]:

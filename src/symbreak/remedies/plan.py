@@ -245,7 +245,7 @@ def _change(bench: Bench, name: str, value: Tensor) -> Change:
     return Change(
         tensor=name,
         actions=tuple(dict.fromkeys(p.action for p in parts)),
-        why=tuple(dict.fromkeys(p.why for p in parts)),
+        why=tuple(dict.fromkeys(p.each.get(name, p.why) for p in parts)),
         value=value,
         entries=int((bench.params[name].detach() != value).sum()),
         relative_size=moved / size if 0 < size < float("inf") else None,

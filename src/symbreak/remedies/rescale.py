@@ -1,4 +1,4 @@
-"""Mend the scale of layers: exploding and vanishing signals and gradients, linear nets, update ratios, wrong fans.
+"""Mend the scale of layers: exploding and vanishing signals and gradients, linear nets, update ratios.
 
 A layer is off where its weights are far larger or smaller than the scheme that suits it would draw them. Off layers are
 scaled back by one factor each, the most outlying first; directions, zeros and what looks trained stay.
@@ -13,13 +13,12 @@ import torch
 
 from symbreak.probe.passes import Pass
 from symbreak.records import Finding, LayerTrace
-from symbreak.rules.grouping import listed
 
 from .bench import Bench
 from .part import Edit, Part, replacing, scaling
 from .suited import fresh, suited_std, tensor_of
 
-CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208", "SB407"})
+CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208"})
 TIERS = (30.0, 3.0, 1.25)  # how far off its suited size a layer is; torch's default is off by 2.4 behind a ReLU
 SWEEPS = 4
 SPREADS = (1.0, 3.0)  # of pre-activations that bend: tanh and sigmoid bend at one, hardsigmoid at three
@@ -36,8 +35,6 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
     """Whole repairs, of which one is taken: rows, then the layers far off, then nearer ones, then scale by data."""
     if all(f.code == "SB206" for f in findings):
         return list(_out_of_the_linear_region(bench))
-    if all(f.code == "SB407" for f in findings):
-        return list(_right_fans(bench, findings))
     rows = [r for r in bench.report.trace.layers if _can(bench, r)]
     found = list(_wild_rows(bench, rows))
     told: set[tuple[str, ...]] = set()
@@ -62,12 +59,11 @@ def _factor(bench: Bench, row: LayerTrace) -> float:
 
 def _scaled(factors: dict[LayerTrace, float]) -> Part:
     edits: dict[str, Edit] = {r.weight: scaling(f) for r, f in factors.items()}
-    return Part("rescale", _sentence(factors), tuple(edits.items()))
+    return Part("rescale", "scaled to the size that suits the layer", tuple(edits.items()), _sentences(factors))
 
 
-def _sentence(factors: dict[LayerTrace, float]) -> str:
-    names = [f"{r.weight} (x {f:.2g})" for r, f in factors.items()]
-    return f"scaled to the size that suits the layer: {listed(names)}"
+def _sentences(factors: dict[LayerTrace, float], more: str = "") -> dict[str, str]:
+    return {r.weight: f"scaled by {f:.3g} to the size that suits the layer{more}" for r, f in factors.items()}
 
 
 def _balanced(bench: Bench, factors: dict[LayerTrace, float]) -> Iterator[Part]:
@@ -87,7 +83,8 @@ def _balanced(bench: Bench, factors: dict[LayerTrace, float]) -> Iterator[Part]:
         bias = row.name + ".bias"
         if abs(so_far - 1) > 1e-9 and bias in bench.params and bool(bench.now(bias).any()) and bench.may(bias):
             edits.append((bias, scaling(so_far)))
-    part = Part("rescale", _sentence(factors) + "; the factors cancel, biases are carried along", tuple(edits))
+    why = "the factors of all layers cancel, and biases are carried along"
+    part = Part("rescale", why, tuple(edits), _sentences(factors, f"; {why}"))
     if bench.keeps_function([part]):
         yield part
 
@@ -104,8 +101,7 @@ def _wild_rows(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
             keep = ~wild.reshape(-1, *(1,) * (value.dim() - 1))
             edits.append((row.weight, replacing(torch.where(keep, value, drawn))))
     if edits:
-        names = listed([name for name, _ in edits])
-        why = f"rows of {names} are a thousand times their usual size; they are drawn anew"
+        why = "rows a thousand times their usual size are drawn anew"
         yield Part("draw", why, tuple(edits))
 
 
@@ -114,7 +110,7 @@ def _constants(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
     copies = any(f.code.startswith("SB00") and f.severity != "info" for f in bench.report.findings)
     names = [r.weight for r in rows if tensor_of(bench.report.trace, r.weight).start == "constant"]
     if names and not copies:
-        why = f"{listed(names)} held one number, which passes on one direction of the signal alone; drawn anew"
+        why = "it held one number, which passes on one direction of the signal alone; drawn anew"
         yield Part("draw", why, tuple((name, replacing(fresh(bench, name))) for name in names))
 
 
@@ -136,11 +132,12 @@ def _by_data(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
             if not 1 / 2 <= gain <= 2:
                 factors[name] = factors.get(name, 1.0) / gain
     if factors:
-        shown = listed([f"{name} (x {f:.2g})" for name, f in factors.items()])
+        why = "so that the layer passes the signal on at the size it gets it"
         yield Part(
             "rescale",
-            f"scaled by data, so that each layer passes the signal on at the size it gets it: {shown}",
+            why,
             tuple((name, scaling(f)) for name, f in factors.items()),
+            {name: f"scaled by {f:.3g}, by data, {why}" for name, f in factors.items()},
         )
 
 
@@ -176,12 +173,3 @@ def _out_of_the_linear_region(bench: Bench) -> Iterator[Part]:
             elif 0 < spread < wanted:
                 why = f"what goes into {a.where} has a spread of {spread:.2g}; the weights grow until it is {wanted:g}"
                 yield Part("rescale", why, ((row.weight, scaling(wanted / spread)),))
-
-
-def _right_fans(bench: Bench, findings: Sequence[Finding]) -> Iterator[Part]:
-    """The factor between the fan that was used and the right one."""
-    for f in findings:
-        name, factor = f.evidence["tensor"], f.evidence["factor"]
-        if bench.may(name):
-            why = f"{name} was scaled by {f.evidence['used']}; x {factor:.3g} gives {f.evidence['right']}"
-            yield Part("rescale", why, ((name, scaling(float(factor))),))

@@ -13,7 +13,7 @@ from symbreak.records import Asked, Finding
 from symbreak.report import Report
 from symbreak.rules import judge
 
-from . import nonfinite, prior, rescale, shift, split, wake
+from . import nonfinite, prior, refan, rescale, shift, split, wake
 from .bench import Bench
 from .faults import faults, weight
 from .part import Part
@@ -32,7 +32,7 @@ class Stage:
     propose: Propose
 
 
-STAGES = tuple(Stage(kind.takes, kind.propose) for kind in (nonfinite, shift, rescale, wake, split, prior))
+STAGES = tuple(Stage(kind.takes, kind.propose) for kind in (nonfinite, refan, shift, rescale, wake, split, prior))
 """In the order of treatment: what hides other faults comes first."""
 ROUNDS = 3  # a repair may bring to light what was hidden: zeros hide copies
 TRIES = 24  # checks that the search for the smallest set may cost, a stage

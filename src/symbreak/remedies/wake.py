@@ -69,10 +69,9 @@ def _place(trace: Trace, t: TensorTrace) -> int:
 
 def _drawn(bench: Bench, names: Iterable[str]) -> Part:
     names = list(names)
-    shown = names[0] if len(names) == 1 else f"{len(names)} tensors such as {names[0]}"
     return Part(
         "draw",
-        f"{shown}: zero, and so is another factor on the way to the loss; drawn anew, the other zero stays",
+        "it was zero, and so is another factor on the way to the loss; drawn anew, so that the other zero can stay",
         tuple((n, replacing(fresh(bench, n))) for n in names),
     )
 
