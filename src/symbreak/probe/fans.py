@@ -23,6 +23,7 @@ from .wakeup import rms
 
 ERRORS = 4  # standard errors within which a size is that of a formula
 SHARP = 0.1  # of the size: what four standard errors may amount to, over all layers of a kind
+ASKED = 8  # ordinary layers that are asked how the author drew them
 QUESTIONS = 16  # about norms that hide the mistake; layers that were not asked about are told as information
 LEAST_FACTOR = 1.5  # between the sizes by the two fans: below it the mistake does not matter (xavier on fused q, k, v)
 
@@ -57,7 +58,8 @@ def wrong_fans(
         suspect = _suspect(site, params, heads)
         if suspect is not None:
             by_kind.setdefault(f"{suspect.kind} {suspect.family}", []).append(suspect)
-    found = [(s, f) for some in by_kind.values() for s, f in _agreeing(some)]
+    usual = _usual(seen, params) if by_kind else frozenset()
+    found = [(s, f) for some in by_kind.values() for s, f in _agreeing(some, usual)]
     if not found:
         return ()
     open_ = set(_that_move({s.site.weight: _factor(s, f) for s, f in found}, moves))
@@ -98,7 +100,15 @@ def _special(site: Site, weight: Tensor, heads: Callable[[str], int | None]) -> 
     return None
 
 
-def _agreeing(suspects: Sequence[_Suspect]) -> Iterator[tuple[_Suspect, Scheme]]:
+def _usual(seen: Seen, params: Mapping[str, nn.Parameter]) -> frozenset[Scheme]:
+    """What the ordinary layers of this model were drawn by: of two formulas that fit, the author used that one."""
+    plain = [s for s in seen.sites.values() if s.kind in ("linear", "conv1d", "conv2d", "conv3d") and s.groups == 1]
+    weights = [params[s.weight].data for s in plain[:ASKED]]
+    known = [recognise(w, fans_of_shape(tuple(w.shape))).scheme for w in weights if w.dim() >= 2 and not w.is_complex()]
+    return frozenset(scheme for scheme in known if scheme is not None)
+
+
+def _agreeing(suspects: Sequence[_Suspect], usual: frozenset[Scheme]) -> Iterator[tuple[_Suspect, Scheme]]:
     """The suspects of one kind that one formula with the shape's fans explains, and none with the right fans does."""
     formulas: tuple[Scheme, ...] = UNIFORM if suspects[0].family == "uniform" else NORMAL
     if suspects[0].kind == "transposed convolution":
@@ -106,7 +116,7 @@ def _agreeing(suspects: Sequence[_Suspect]) -> Iterator[tuple[_Suspect, Scheme]]
     members = {f: [s for s in suspects if _fits([s], f) and not _is_right([s], formulas)] for f in formulas}
     most = max(sum(s.n for s in some) for some in members.values())
     likely = [f for f in formulas if sum(s.n for s in members[f]) >= 0.8 * most]
-    formula = min(likely, key=lambda f: _gap(members[f], f))
+    formula = min(likely, key=lambda f: (f not in usual, _gap(members[f], f)))
     some = [s for s in members[formula] if not 1 / LEAST_FACTOR < _factor(s, formula) < LEAST_FACTOR]
     explained = some and (_is_right(some, formulas) or _is_familiar(some))
     if some and _sharp(some) and _fits(some, formula) and not explained:
