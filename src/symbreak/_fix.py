@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from .remedies import Plan
     from .report import Report
 
 
-def fix(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
+def fix(
+    model: nn.Module,
+    report: Report,
+    *,
+    unsafe: bool = False,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Plan:
     """Plan the smallest repair of what `report` found. Nothing is changed until `plan.apply()`.
 
     Copies are split without changing the function where their readers allow it; of several zero factors as few as wake
@@ -24,6 +32,7 @@ def fix(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
         report: what `check(model, ...)` returned; its batch, loss and seed are asked again.
         unsafe: also change tensors that look trained: values that fit no law that weights are drawn from, or singular
             values beyond those of independent draws. Careful: an unusual fresh start is taken for a trained one.
+        progress: called as progress(checks done, None, what is being done).
 
     Returns:
         A Plan: changes, before, after, healed, left, function_change; apply() and undo().
@@ -41,4 +50,4 @@ def fix(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
     """
     from .remedies import repair
 
-    return repair(model, report, unsafe=unsafe)
+    return repair(model, report, unsafe=unsafe, progress=progress)

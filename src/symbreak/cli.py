@@ -217,7 +217,7 @@ def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None, str], None]
 # fix -------------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="The smallest repair of TARGET.")
 @click.argument("target")
 @click.option("--data", metavar="DATA", help="What to look at the model with, as for check.")
 @click.option("--loss", metavar="LOSS", help="mse, ce, bce, l1, huber, nll or file.py:callable.")
@@ -275,8 +275,7 @@ def fix(
             ignore=_codes(ignore) or settings.ignore,
             progress=progress,
         )
-        progress(0, None, "trying repairs")
-        plan = symbreak.fix(job.model, report, unsafe=unsafe)
+        plan = symbreak.fix(job.model, report, unsafe=unsafe, progress=progress)
     click.echo(f"{job.name}\n{job.note}".strip(), err=True)
     _say(plan.to_text(width=_width(), diff=diff))
     if output is not None:

@@ -177,6 +177,19 @@ def test_a_copy_with_the_same_weights_will_do() -> None:
     assert [c.tensor for c in sb.fix(copy.deepcopy(model), report).changes] == ["2.weight"]
 
 
+def test_a_model_without_values() -> None:
+    report = sb.check(tied(), X)
+    with pytest.raises(RemedyError, match=r"'0.weight' of Sequential is on the meta device"):
+        sb.fix(tied().to("meta"), report)
+
+
+def test_progress() -> None:
+    told: list[tuple[int, int | None, str]] = []
+    model = tied()
+    sb.fix(model, sb.check(model, X), progress=lambda *what: told.append(what))
+    assert told == [(1, None, "trying repairs")]
+
+
 @pytest.mark.parametrize("again", [lambda r: pickle.loads(pickle.dumps(r)), copy.deepcopy, copy.copy])
 def test_a_report_that_travelled_does_not_know_the_question(again: Callable[[sb.Report], sb.Report]) -> None:
     model = tied()

@@ -23,6 +23,7 @@ from .part import Part
 from .trained import looks_trained
 
 Values = Mapping[str, Tensor]
+Progress = Callable[[int, int | None, str], None]
 Answer = TypeVar("Answer")
 
 
@@ -35,8 +36,11 @@ class Bench:
         refusals: parameter -> why it may not be changed, of those that a repair would have liked to change.
     """
 
-    def __init__(self, model: nn.Module, asked: Asked, report: Report, *, unsafe: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, asked: Asked, report: Report, *, unsafe: bool = False, progress: Progress | None = None
+    ) -> None:
         self.model, self.asked, self.report, self.unsafe = model, asked, report, unsafe
+        self._progress, self._checks = progress, 0
         self.params = dict(model.named_parameters())
         self.chosen: list[Part] = []
         self.refusals: dict[str, str] = {}
@@ -123,6 +127,9 @@ class Bench:
     def report_with(self, parts: Sequence[Part]) -> Report | None:
         """The report of the model with these parts; None where it does not even run with them."""
         a = self.asked
+        self._checks += 1
+        if self._progress is not None:
+            self._progress(self._checks, None, "trying repairs")
         with self._with(self.values(parts)), contextlib.suppress(SymbreakError):
             return check(self.model, a.batch, a.loss, objective=a.objective, optimizer=a.optimizer, seed=a.seed)
         return None

@@ -73,7 +73,7 @@ class Plan:
     Example:
         >>> import torch, symbreak as sb
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
-        >>> _ = [torch.nn.init.constant_(p, 0.1) for p in net.parameters()]
+        >>> _ = [torch.nn.init.constant_(p, 0.5) for p in net.parameters()]
         >>> plan = sb.fix(net, sb.check(net, torch.randn(16, 4)))
         >>> [(c.tensor, c.actions) for c in plan.changes], plan.before.verdict, plan.after.verdict
         ([('2.weight', ('redistribute',))], 'redundant', 'healthy')

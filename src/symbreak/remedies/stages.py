@@ -14,7 +14,7 @@ from symbreak.report import Report
 from symbreak.rules import judge
 
 from . import nonfinite, prior, refan, rescale, shift, split, wake
-from .bench import Bench
+from .bench import Bench, Progress
 from .faults import faults, weight
 from .part import Part
 from .plan import Plan
@@ -53,7 +53,7 @@ class _State:
         return [f for f in faults(report) if stage.takes(f) and (f.code, f.where) not in closed]
 
 
-def repair(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
+def repair(model: nn.Module, report: Report, *, unsafe: bool = False, progress: Progress | None = None) -> Plan:
     """Find the smallest change that heals what the report found. The model is only borrowed.
 
     Raises:
@@ -62,7 +62,7 @@ def repair(model: nn.Module, report: Report, *, unsafe: bool = False) -> Plan:
     model = unwrap(model)
     asked = _asked(model, report)
     before = _whole(report)
-    bench = Bench(model, asked, before, unsafe=unsafe)
+    bench = Bench(model, asked, before, unsafe=unsafe, progress=progress)
     state = _State(bench, _places(before) - _places(report))
     for _ in range(ROUNDS):
         state.given_up.clear()  # what one kind of repair could not heal may give way after another
@@ -89,6 +89,9 @@ def _asked(model: nn.Module, report: Report) -> Asked:
             f"the report of {report.trace.model} does not know what check was given (it was copied or unpickled). "
             "Run symbreak.check(model, batch, loss) here and pass its report."
         )
+    empty = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    if empty is not None:
+        raise RemedyError(f"{empty!r} of {type(model).__name__} is on the meta device and has no values to repair.")
     now = fingerprint(model)
     shapes, known = ({n: f[:2] for n, f in prints.items()} for prints in (now, asked.fingerprint))
     if shapes != known:
@@ -173,7 +176,7 @@ def _worse(report: Report, before: Report, stage: Stage) -> bool:
     """Whether a repair brings an error that was not there; what was hidden behind the fault may come to light."""
     known = _places(before)
     new = [f for f in report.findings if f.severity == "error" and (f.code, f.where) not in known]
-    shown = () if stage is STAGES[-2] else tuple(split.CODES)
+    shown = () if stage.propose is split.propose else tuple(split.CODES)
     hidden = before.verdict == "unknown" or any(f.code == "SB404" for f in before.findings)
     broken = [f for f in new if not stage.takes(f) and f.code not in shown and not hidden]
     return bool(broken) or (report.verdict == "unknown" != before.verdict)

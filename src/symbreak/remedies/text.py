@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from symbreak.rules.grouping import called
+from symbreak.rules.grouping import called, listed, patterns
 
 from .faults import faults
 
@@ -34,8 +34,12 @@ def render(plan: Plan, *, width: int, diff: bool) -> str:
         f = unhealed.finding
         lines.append(f"not healed: {f.code} {f.slug}  {called(plan.after.trace, f.where)}")
         lines += _wrapped(f"{unhealed.reason}.", width)
+    alone: dict[str, list[str]] = {}
     for name, reason in plan.refusals.items():
-        lines += _wrapped(f"left alone: {name} {reason}.", width, "")
+        alone.setdefault(reason, []).append(name)
+    for reason, names in alone.items():
+        more = "" if len(names) == 1 else f", each of {len(names)} tensors"
+        lines += _wrapped(f"left alone: {listed(patterns(names))} {reason}{more}.", width, "")
     return "\n".join([*lines, "", _tail(plan)])
 
 
