@@ -30,7 +30,7 @@ KEEPS_FUNCTION = {
     "SwiGLU with g and d zero": 1,
     "attention with Q = K = 0": 1,
     "attention with V = O = 0": 1,
-    "all-zero MLP, Sigmoid": 2,
+    "all-zero MLP, Sigmoid": 1,
     "all-zero MLP, Softplus": 1,
     "all weights and biases constant": 1,
     "constant hidden layers, random head": 1,

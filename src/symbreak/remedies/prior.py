@@ -11,7 +11,7 @@ from symbreak.records import Finding
 
 from .bench import Bench
 from .part import Part, replacing
-from .suited import tensor_of
+from .suited import bias_of, tensor_of
 
 
 def takes(f: Finding) -> bool:
@@ -29,8 +29,8 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> Iterator[Part]:
     binary = isinstance(bench.asked.loss, nn.BCEWithLogitsLoss) or "binary" in getattr(bench.asked.loss, "__name__", "")
     trace = bench.report.trace
     for row in reversed(trace.layers):
-        name = row.name + ".bias"
-        if name in bench.params and "bias" in tensor_of(trace, name).roles and bench.may(name):
+        name = bias_of(bench, row)
+        if name is not None and "bias" in tensor_of(trace, name).roles and bench.may(name):
             wanted = _logit(labels, bench.params[name]) if binary else _log_shares(labels, bench.params[name])
             if wanted is not None:
                 why = f"{name} becomes the {'logit' if binary else 'logarithm'} of how often each label occurs"

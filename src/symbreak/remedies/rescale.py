@@ -16,7 +16,7 @@ from symbreak.records import Finding, LayerTrace
 
 from .bench import Bench
 from .part import Edit, Part, replacing, scaling
-from .suited import fresh, suited_std, tensor_of
+from .suited import bias_of, fresh, suited_std, tensor_of
 
 CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208"})
 TIERS = (30.0, 3.0, 1.25)  # how far off its suited size a layer is; torch's default is off by 2.4 behind a ReLU
@@ -80,8 +80,8 @@ def _balanced(bench: Bench, factors: dict[LayerTrace, float]) -> Iterator[Part]:
         so_far *= factor
         if factor != 1.0:
             edits.append((row.weight, scaling(factor)))
-        bias = row.name + ".bias"
-        if abs(so_far - 1) > 1e-9 and bias in bench.params and bool(bench.now(bias).any()) and bench.may(bias):
+        bias = bias_of(bench, row)
+        if abs(so_far - 1) > 1e-9 and bias is not None and bool(bench.now(bias).any()) and bench.may(bias):
             edits.append((bias, scaling(so_far)))
     why = "the factors of all layers cancel, and biases are carried along"
     part = Part("rescale", why, tuple(edits), _sentences(factors, f"; {why}"))

@@ -18,7 +18,7 @@ from symbreak.rules.grouping import activation
 
 from .bench import Bench
 from .part import Part, adding, scaling
-from .suited import tensor_of
+from .suited import bias_of, tensor_of
 
 _TRIED = 4  # biases before an activation that are tried for the one that moves it
 
@@ -108,7 +108,8 @@ def _biases(bench: Bench, place: _Place) -> list[str]:
     start = names.index(place.row.weight)
     end = next((i for i in range(start + 1, len(names)) if names[i] in weights), len(names))
     behind = [n for n in names[start + 1 : end] if _is_bias(bench, n, place)]
-    rest = [n for n in names if n not in behind and _is_bias(bench, n, place) and n.startswith(place.row.name + ".")]
+    own = bias_of(bench, place.row)
+    rest = [own] if own is not None and own not in behind and _is_bias(bench, own, place) else []
     return [n for n in [*reversed(behind), *rest] if bench.may(n)][:_TRIED]
 
 

@@ -14,20 +14,23 @@ from .bench import Bench
 
 RECTIFIERS = frozenset({"relu", "relu6", "leaky_relu", "prelu", "rrelu", "gelu", "silu", "mish", "threshold"})
 """Those that let about half of the second moment through, so that weights start sqrt(2) larger."""
+STEEP = {"sigmoid": 4.0, "hardsigmoid": 6.0}
+"""One over the steepest slope, for hidden layers: what keeps the back-signal."""
 TOKENS = 0.02  # std of embeddings, tokens and positions, as in BERT, GPT-2 and ViT
 
 
 def suited(bench: Bench, name: str) -> tuple[Scheme, Fans | None]:
     """The scheme that suits a parameter where it stands, with its fans.
 
-    Matrices: kaiming_normal in front of a rectifier, lecun_normal elsewhere. Tables and tokens: normal(0.02). Gains of
-    norms: one; gates: 0.1; biases: zero.
+    Matrices: kaiming_normal in front of a rectifier, lecun_normal elsewhere, larger in front of a hidden sigmoid.
+    Tables and tokens: normal(0.02). Gains of norms: one; gates: 0.1; biases: zero.
     """
     trace = bench.report.trace
     tensor, row = tensor_of(trace, name), layer_of(trace, name)
     if row is not None and row.kind != "embedding" and len(tensor.shape) >= 2:
-        scheme = kaiming_normal() if row.activation in RECTIFIERS else lecun_normal()
-        return scheme, layer_fans(bench, row)
+        gain = 1.0 if row.from_data else STEEP.get(row.activation or "", 1.0)
+        plain = lecun_normal() if gain == 1.0 else kaiming_normal(gain=gain)
+        return kaiming_normal() if row.activation in RECTIFIERS else plain, layer_fans(bench, row)
     if "norm_weight" in tensor.roles or (not tensor.roles and len(tensor.shape) == 1 and name.endswith("weight")):
         return constant(1.0), None
     if "scale" in tensor.roles:
@@ -76,6 +79,12 @@ def module_of(bench: Bench, layer: str) -> torch.nn.Module | None:
         return bench.model.get_submodule(layer)
     except AttributeError:
         return None
+
+
+def bias_of(bench: Bench, row: LayerTrace) -> str | None:
+    """The name of the bias that stands beside a layer's weight, where it has one."""
+    name = row.weight.removesuffix("weight") + "bias"
+    return name if name in bench.params else None
 
 
 def tensor_of(trace: Trace, name: str) -> TensorTrace:

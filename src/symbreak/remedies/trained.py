@@ -16,7 +16,8 @@ from torch import Tensor
 from symbreak.schemes import recognise
 
 FEWEST = 256  # values; of fewer nothing is concluded
-_SIDE = 512  # rows and columns that are looked at
+_MOST = 2048  # rows and columns whose law is looked at
+_SIDE = 512  # and of those, whose spectrum
 _SMALLEST = 16  # the edge of the spectrum is sharp from this size on
 EDGE = 1.25  # times the largest singular value of independent numbers; draws of 16 x 16 and more stay below 1.2
 _GARBAGE = 1e6  # of the median row: memory that was never written, not training
@@ -33,7 +34,8 @@ def looks_trained(weight: Tensor) -> str | None:
     """
     if weight.dim() < 2 or weight.numel() < FEWEST:
         return None
-    rows = _distinct(_distinct(_drawn(weight.detach().reshape(weight.shape[0], -1).double())).T).T
+    block = weight.detach().reshape(weight.shape[0], -1)[:_MOST, :_MOST].double()
+    rows = _distinct(_distinct(_drawn(block)).T).T
     if rows.numel() < FEWEST:
         return None
     law = recognise(rows)
