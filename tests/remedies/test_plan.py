@@ -392,6 +392,19 @@ def test_text() -> None:
     assert repr(plan) == "<Plan for Sequential: 1 tensor, redundant -> healthy, applied>"
 
 
+def test_many_alike_are_told_once() -> None:
+    model = nn.Sequential(*(m for _ in range(6) for m in (nn.Linear(6, 6), nn.ReLU())), nn.Linear(6, 3))
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight.mul_(500.0)
+    plan = planned(model)
+    names = [c.tensor for c in plan.changes if c.actions == ("rescale",)]
+    assert len(names) >= 5
+    text = plan.to_text(width=88)
+    assert text.count("\n0.weight  [6x6]  rescale\n") == 1
+    assert plan.to_text(width=88, diff=True).count("\n  + ") == len(plan.changes)
+
+
 def test_save(tmp_path: Path) -> None:
     model = tied()
     plan = planned(model)

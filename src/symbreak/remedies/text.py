@@ -1,15 +1,15 @@
-"""A plan as text: before and after side by side, one block a tensor, and what is not healed."""
+"""A plan as text: before and after side by side, one block a tensor (or many alike), and what is not healed."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from symbreak.rules.grouping import called, listed, patterns
+from symbreak.rules.grouping import called, listed, pattern, patterns
 
 from .faults import faults
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
     from .plan import Change, Plan
 
+_FOLD = 3  # changes that are shown one by one
 _SHOWN = 6  # numbers of a tensor in a diff
 
 
 def render(plan: Plan, *, width: int, diff: bool) -> str:
     """Before and after, the changes, what they do to the function, what is left."""
     lines = [*_verdicts(plan), ""]
-    for change in plan.changes:
-        lines += _block(change, width)
+    for group in _folded(plan.changes, most=len(plan.changes) if diff else _FOLD):
+        lines += _block(group, width)
         if diff:
-            lines += _numbers(plan, change)
+            lines += [line for change in group for line in _numbers(plan, change)]
     if not plan.changes:
         lines.append("nothing to change" if not plan.left else "no change of the weights heals this")
     for unhealed in plan.left:
@@ -61,14 +62,28 @@ def _told(report: Report) -> list[str]:
     return [name if n == 1 else f"{name} x {n}" for name, n in counts.items()]
 
 
-def _block(change: Change, width: int) -> Iterator[str]:
-    total = change.value.numel()
-    size = "" if change.relative_size is None else f", by {change.relative_size:.2g} of its size"
+def _folded(changes: Sequence[Change], *, most: int) -> list[list[Change]]:
+    """Changes of one kind and reason stand together where there are more of them than `most`."""
+    groups: dict[tuple[object, ...], list[Change]] = {}
+    for change in changes:
+        groups.setdefault((change.actions, change.why, pattern(change.tensor)), []).append(change)
+    return [part for group in groups.values() for part in ([group] if len(group) > most else [[c] for c in group])]
+
+
+def _block(group: Sequence[Change], width: int) -> Iterator[str]:
+    change = group[0]
+    total = sum(c.value.numel() for c in group)
     shape = "x".join(map(str, change.value.shape)) or "scalar"
-    yield f"{change.tensor}  [{shape}]  {', '.join(change.actions)}"
+    name = change.tensor if len(group) == 1 else f"{pattern(change.tensor)}  {len(group)} tensors"
+    yield f"{name}  [{shape}]  {', '.join(change.actions)}"
     for why in change.why:
         yield from _wrapped(f"{why}.", width)
-    yield from _wrapped(f"{change.entries} of {total} values change{size}; {_outputs(change.function_change)}.", width)
+    sizes = [c.relative_size for c in group if c.relative_size is not None]
+    size = f", by {max(sizes):.2g} of its size" if sizes else ""
+    moved = [c.function_change for c in group]
+    function = None if None in moved else max(m for m in moved if m is not None)
+    entries = sum(c.entries for c in group)
+    yield from _wrapped(f"{entries} of {total} values change{size}; {_outputs(function)}.", width)
 
 
 def _outputs(change: float | None) -> str:
