@@ -32,7 +32,7 @@ def takes(f: Finding) -> bool:
 
 
 def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
-    """Whole repairs, of which one is taken: rows, then the layers far off, then nearer ones, then scale by data."""
+    """Whole repairs, of which one is taken: wild rows, the layers far off, nearer ones, scale by data, constants."""
     if all(f.code == "SB206" for f in findings):
         return list(_out_of_the_linear_region(bench))
     rows = [r for r in bench.report.trace.layers if _can(bench, r)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -20,19 +20,28 @@ from .part import Part
 from .plan import Plan
 from .smallest import smallest
 
-Propose = Callable[[Bench, Sequence[Finding]], Sequence[Part]]
+Propose = Callable[[Bench, Sequence[Finding]], Iterable[Part]]
 Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of fault: which findings tell of it, and who proposes repairs."""
+    """One kind of fault: which findings tell of it, who proposes repairs, and whether only one of them is taken."""
 
     takes: Callable[[Finding], bool]
     propose: Propose
+    alternatives: bool = False
 
 
-STAGES = tuple(Stage(kind.takes, kind.propose) for kind in (nonfinite, refan, shift, rescale, wake, split, prior))
+STAGES = (
+    Stage(nonfinite.takes, nonfinite.propose),
+    Stage(refan.takes, refan.propose),
+    Stage(shift.takes, shift.propose),
+    Stage(rescale.takes, rescale.propose, alternatives=True),
+    Stage(wake.takes, wake.propose),
+    Stage(split.takes, split.propose),
+    Stage(prior.takes, prior.propose, alternatives=True),
+)
 """In the order of treatment: what hides other faults comes first."""
 ROUNDS = 3  # a repair may bring to light what was hidden: zeros hide copies
 TRIES = 24  # checks that the search for the smallest set may cost, a stage
@@ -159,7 +168,10 @@ def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> tuple[list[Pa
         trials[_key(some)] = _Trial(report, left, len(_places(report) - known))
         return not left
 
-    found = smallest(parts, heals, clean=lambda some: not trials[_key(some)].new, tries=TRIES)
+    if stage.alternatives:
+        found = next(([part] for part in parts[:TRIES] if heals([part])), None)
+    else:
+        found = smallest(parts, heals, clean=lambda some: not trials[_key(some)].new, tries=TRIES)
     if found is None:
         best = min(trials, key=lambda key: (trials[key].left, len(key)), default=None)
         if best is None or trials[best].left >= open_now:
