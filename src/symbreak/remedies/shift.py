@@ -20,6 +20,7 @@ from .bench import Bench
 from .part import Part, adding, scaling
 from .suited import bias_of, tensor_of
 
+_ABOVE = 0.1  # where a unit without any spread is put
 _TRIED = 4  # biases before an activation that are tried for the one that moves it
 
 
@@ -83,9 +84,9 @@ def _measured(seen: Pass, a: ActivationTrace) -> tuple[Tensor | None, Tensor | N
 
 
 def _shifted(bench: Bench, place: _Place) -> Part | None:
-    """The bias that moves this activation, less the mean. A unit that sees one number only ends on its far side."""
+    """The bias that moves this activation, less the mean; a unit that sees one number only ends a little above zero."""
     index = list(place.units)
-    goal = torch.where(place.std > 0, 0.0, -place.mean)
+    goal = torch.where(place.std > 0, 0.0, _ABOVE)
     change = torch.zeros_like(place.mean)
     change[index] = (goal - place.mean)[index]
     for name in _biases(bench, place):
