@@ -8,6 +8,7 @@ its unit is dead is not counted.
 """
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -146,6 +147,7 @@ def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:
     known = frozenset((f.code, f.where) for f in report.findings if f.severity != "info")
     zeros = frozenset(n for n, p in untouched.model.named_parameters() if not p.any())
     for injection in INJECTIONS:
+        gc.collect()  # the models of the last fault
         if truth_of(name, injection, couplings[0]) == "fatal":
             yield one(name, injection, couplings[0], known, zeros)
 
