@@ -15,18 +15,25 @@ from torch import Tensor
 from symbreak.probe.passes import Pass
 from symbreak.records import ActivationTrace, Finding, LayerTrace
 from symbreak.rules.grouping import activation
+from symbreak.thresholds import SURELY
 
 from .bench import Bench
 from .part import Part, adding, scaling
 from .suited import bias_of, tensor_of
 
 _ABOVE = 0.1  # where a unit without any spread is put
-_TRIED = 4  # biases before an activation that are tried for the one that moves it
+_TRIED = 8  # biases before an activation that are tried for the one that moves it
 
 
 def takes(f: Finding) -> bool:
-    """Whether a finding is of this kind: units without slope, or hardly any."""
-    return f.code in ("SB102", "SB205") or (f.code == "SB101" and bool(f.evidence.get("dead")))
+    """Whether a finding is of this kind: units without slope, or hardly any; or a sleep that no zero explains."""
+    return f.code in ("SB102", "SB205") or (f.code == "SB101" and (bool(f.evidence.get("dead")) or _unexplained(f)))
+
+
+def _unexplained(f: Finding) -> bool:
+    """An activation written out by hand is not seen as one: where it is flat, nothing names it."""
+    known = ("dead", "input_zero", "back_zero", "wakes_when_zeros_are_filled")
+    return "tensors" in f.evidence and not any(f.evidence.get(key) for key in known)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class _Place:
     """One activation to bring back: its layer, the units concerned, mean and spread of what goes in."""
 
     where: ActivationTrace
-    row: LayerTrace
+    row: LayerTrace | None  # None where what stands between layer and activation hides which one it is
     units: tuple[int, ...]
     mean: Tensor  # [o]
     std: Tensor  # [o]
@@ -59,9 +66,11 @@ def _places(bench: Bench, findings: Sequence[Finding], seen: Pass) -> Iterator[_
     for f in findings:
         for where in f.evidence["dead"] if f.code == "SB101" else (f.where,):
             asked.setdefault(where, set()).update(f.units if f.code == "SB102" else ())
+    asleep = {n for f in findings if f.code == "SB101" and _unexplained(f) for n in f.evidence["tensors"]}
+    yield from _far_below(trace.layers, asleep, seen)
     for a in trace.activations:
         row = next((r for r in trace.layers if r.name == a.layer), None)
-        if a.where not in asked or row is None:
+        if a.where not in asked:
             continue
         mean, std = _measured(seen, a)
         if mean is None or std is None:
@@ -70,6 +79,20 @@ def _places(bench: Bench, findings: Sequence[Finding], seen: Pass) -> Iterator[_
         units = tuple(sorted(dead)) or (tuple(range(a.units)) if a.saturated > 0.5 or len(a.dead) == a.units else ())
         if units:
             yield _Place(a, row, units, mean, std)
+
+
+def _far_below(rows: Sequence[LayerTrace], asleep: set[str], seen: Pass) -> Iterator[_Place]:
+    """Layers that sleep, their values far below zero on every sample: whatever follows is flat there."""
+    for row in rows:
+        site = seen.seen.sites.get(row.name)
+        if row.weight in asleep and site is not None and site.mean is not None and site.variance is not None:
+            mean, std = site.mean.double(), site.variance.double().sqrt()
+            units = tuple(int(u) for u in (-mean > SURELY * std).nonzero().reshape(-1))
+            if units:
+                off = ActivationTrace(
+                    row.name, "what follows", row.name, len(mean), site.samples, 0.0, 1.0, units, units
+                )
+                yield _Place(off, row, units, mean, std)
 
 
 def _measured(seen: Pass, a: ActivationTrace) -> tuple[Tensor | None, Tensor | None]:
@@ -102,21 +125,27 @@ def _shifted(bench: Bench, place: _Place) -> Part | None:
 
 
 def _biases(bench: Bench, place: _Place) -> list[str]:
-    """Biases with one entry a unit, the nearest to the activation first: of a norm behind the layer, of the layer."""
+    """Biases with one entry a unit, the nearest to the activation first: of a norm behind the layer, of the layer.
+
+    Where the layer is not known, every bias of that length: `_arrives` tells which one it is.
+    """
     trace = bench.report.trace
     names = [t.name for t in trace.tensors]
-    weights = {r.weight for r in trace.layers}
-    start = names.index(place.row.weight)
-    end = next((i for i in range(start + 1, len(names)) if names[i] in weights), len(names))
-    behind = [n for n in names[start + 1 : end] if _is_bias(bench, n, place)]
-    own = bias_of(bench, place.row)
-    rest = [own] if own is not None and own not in behind and _is_bias(bench, own, place) else []
-    return [n for n in [*reversed(behind), *rest] if bench.may(n)][:_TRIED]
+    fitting = [n for n in names if _is_bias(bench, n, place)]
+    if place.row is not None:
+        weights = {r.weight for r in trace.layers}
+        start = names.index(place.row.weight)
+        end = next((i for i in range(start + 1, len(names)) if names[i] in weights), len(names))
+        own = bias_of(bench, place.row)
+        behind = [n for n in reversed(names[start + 1 : end]) if n in fitting and n != own]
+        fitting = [*behind, *([own] if own in fitting else []), *fitting]
+    return [n for n in dict.fromkeys(fitting) if n is not None and bench.may(n)][:_TRIED]
 
 
 def _is_bias(bench: Bench, name: str, place: _Place) -> bool:
     t = tensor_of(bench.report.trace, name)
-    return bool(t.roles & {"bias", "norm_bias"}) and t.shape == (place.where.units,)
+    named = place.row is not None and name == bias_of(bench, place.row)
+    return t.shape == (place.where.units,) and (named or bool(t.roles & {"bias", "norm_bias"}))
 
 
 def _arrives(bench: Bench, place: _Place, part: Part, goal: Tensor) -> bool:
@@ -134,7 +163,7 @@ def _shrunk(bench: Bench, place: _Place) -> Iterator[Part]:
     """The layer's weights over the spread of the pre-activation, where that is more than one."""
     index = list(place.units)
     spread = float(place.std[index].square().mean().sqrt())
-    if spread <= 1 or not bench.may(place.row.weight):
+    if place.row is None or spread <= 1 or not bench.may(place.row.weight):
         return
     bias = next((n for n in _biases(bench, place) if bench.now(n).any()), None)
     edits = [(place.row.weight, scaling(1 / spread))]
@@ -148,6 +177,8 @@ def _shrunk(bench: Bench, place: _Place) -> Iterator[Part]:
 
 def _turned(bench: Bench, place: _Place) -> Iterator[Part]:
     """Without a bias that could move: the weights of a unit that is off turn their sign, and with it the unit is on."""
+    if place.row is None:
+        return
     name, axis = place.row.weight, place.row.out_axis
     shape = bench.params[name].shape
     if axis is None or not bench.may(name) or shape[axis] != place.where.units or place.where.saturated < 0.5:

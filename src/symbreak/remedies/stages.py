@@ -9,7 +9,7 @@ from torch import nn
 
 from symbreak.errors import RemedyError
 from symbreak.probe import fingerprint, unwrap
-from symbreak.records import Asked, Finding
+from symbreak.records import Asked, Finding, Verdict
 from symbreak.report import Report
 from symbreak.rules import judge
 
@@ -43,6 +43,7 @@ STAGES = (
     Stage(prior.takes, prior.propose, alternatives=True),
 )
 """In the order of treatment: what hides other faults comes first."""
+SEVERITY: tuple[Verdict, ...] = ("unknown", "stuck", "redundant", "degraded", "healthy")
 ROUNDS = 3  # a repair may bring to light what was hidden: zeros hide copies
 TRIES = 24  # checks that the search for the smallest set may cost, a stage
 DEEP = 4  # layers that hide one another, each treated once the one before it is healed
@@ -55,11 +56,14 @@ class _State:
     bench: Bench
     unasked: frozenset[Place] = frozenset()  # of rules that the user left out; what a repair brings to light is asked
     given_up: dict[Place, str] = field(default_factory=dict)
+    tried: set[tuple[Propose, Place]] = field(default_factory=set)  # a fault may be taken by two kinds of repair
 
     def open(self, report: Report, stage: Stage) -> list[Finding]:
         """What a stage has to heal: its findings in this report, less those it gave up."""
-        closed = self.unasked | self.given_up.keys()
-        return [f for f in faults(report) if stage.takes(f) and (f.code, f.where) not in closed]
+        return [f for f in faults(report) if stage.takes(f) and self._is_open((f.code, f.where), stage)]
+
+    def _is_open(self, place: Place, stage: Stage) -> bool:
+        return place not in self.unasked and (stage.propose, place) not in self.tried
 
 
 def repair(model: nn.Module, report: Report, *, unsafe: bool = False, progress: Progress | None = None) -> Plan:
@@ -74,7 +78,7 @@ def repair(model: nn.Module, report: Report, *, unsafe: bool = False, progress: 
     bench = Bench(model, asked, before, unsafe=unsafe, progress=progress)
     state = _State(bench, _places(before) - _places(report))
     for _ in range(ROUNDS):
-        state.given_up.clear()  # what one kind of repair could not heal may give way after another
+        state.tried.clear()  # what one kind of repair could not heal may give way after another
         treated = [_treat(state, stage) for stage in STAGES]
         if not any(treated):
             break
@@ -137,6 +141,7 @@ def _treat(state: _State, stage: Stage) -> bool:
         if found is None:
             reason = _why_not(bench, findings, parts)
             state.given_up.update({(f.code, f.where): reason for f in findings})
+            state.tried.update((stage.propose, (f.code, f.where)) for f in findings)
             break
         some, bench.report = found
         bench.chosen += some
@@ -185,13 +190,22 @@ def _key(parts: Sequence[Part]) -> frozenset[int]:
 
 
 def _worse(report: Report, before: Report, stage: Stage) -> bool:
-    """Whether a repair brings an error that was not there; what was hidden behind the fault may come to light."""
-    known = _places(before)
-    new = [f for f in report.findings if f.severity == "error" and (f.code, f.where) not in known]
-    shown = () if stage.propose is split.propose else tuple(split.CODES)
-    hidden = before.verdict == "unknown" or any(f.code == "SB404" for f in before.findings)
-    broken = [f for f in new if not stage.takes(f) and f.code not in shown and not hidden]
-    return bool(broken) or (report.verdict == "unknown" != before.verdict)
+    """Whether a repair brings errors that were not there, unless it takes more of them away.
+
+    What was hidden behind the fault may come to light: copies behind zeros, everything behind numbers that are none.
+    """
+    if SEVERITY.index(report.verdict) < SEVERITY.index(before.verdict):
+        return True
+    if before.verdict == "unknown":
+        return False
+    errors, known = _errors(report), _places(before)
+    shown = frozenset() if stage.propose is split.propose else split.CODES
+    new = [f for f in errors if (f.code, f.where) not in known and not stage.takes(f) and f.code not in shown]
+    return bool(new) and len(errors) >= len(_errors(before))
+
+
+def _errors(report: Report) -> list[Finding]:
+    return [f for f in report.findings if f.severity == "error"]
 
 
 def _why_not(bench: Bench, findings: Sequence[Finding], parts: Sequence[Part]) -> str:
