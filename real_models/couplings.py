@@ -31,6 +31,13 @@ class Coupling:
     width: int
     block: int
 
+    def __str__(self) -> str:
+        return f"{self.producer} -> {self.consumer}"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return (self.producer, *self.between, self.consumer)
+
     def makers(self, model: nn.Module) -> Iterator[Tensor]:
         """Every tensor with an entry a unit on the making side, units first."""
         for name in (self.producer, *self.between):
@@ -160,8 +167,13 @@ def survives_a_swap(case: zoo.Case, coupling: Coupling) -> bool:
     swap(case.model, coupling)
     after = outputs_of(case, case.batch)
     swap(case.model, coupling)
+    return largest_move(after, before) <= UNMOVED and matters(case, coupling, before)
+
+
+def largest_move(after: list[Tensor], before: list[Tensor]) -> float:
+    """The largest change of any output, over the largest output."""
     moved = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
-    return moved <= UNMOVED * max(float(b.abs().max()) for b in before) and matters(case, coupling, before)
+    return moved / max(float(b.abs().max()) for b in before)
 
 
 @torch.no_grad()
@@ -179,5 +191,4 @@ def matters(case: zoo.Case, coupling: Coupling, before: list[Tensor]) -> bool:
     weight[0] += 0.5 * kept[1]
     after = outputs_of(case, case.batch)
     weight[:2] = kept
-    moved = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
-    return moved > MOVED * max(float(b.abs().max()) for b in before)
+    return largest_move(after, before) > MOVED

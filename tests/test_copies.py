@@ -227,3 +227,49 @@ def test_near_copies(distance: float, near: bool) -> None:
     report = sb.check(net)
     assert ("SB006" in {f.code for f in report.findings}) == near
     assert not codes(report)
+
+
+class Crowded(nn.Module):
+    """Equal experts: the first always gets the samples, the second from the second call on, the third none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(3))
+        for expert in self.experts:
+            expert.load_state_dict(self.experts[0].state_dict())
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.experts[0](x)
+        return out + 0.5 * self.experts[1](x) if self.calls > 1 else out
+
+
+def test_an_expert_without_samples_so_far_is_no_copy_of_one_that_moves() -> None:
+    assert not codes(sb.check(Crowded(), torch.randn(64, 5)))
+
+
+class StackedTopTwo(nn.Module):
+    """Two of four stacked experts through torch's grouped product, which knows no float64, as transformers has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, 4, bias=False)
+        self.up = nn.Parameter(0.1 * torch.randn(1, 16, 16).repeat(4, 1, 1))
+        nn.init.zeros_(self.router.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates, chosen = self.router(x).softmax(-1).topk(2)
+        gates = gates / gates.sum(-1, keepdim=True)
+        order = chosen.reshape(-1).argsort(stable=True)
+        ends = torch.bincount(chosen.reshape(-1), minlength=4).cumsum(0).to(torch.int32)
+        each = torch.nn.functional.grouped_mm(x[order // 2], self.up, offs=ends).tanh()
+        return torch.zeros_like(x).index_add(0, order // 2, each * gates.reshape(-1)[order, None])
+
+
+@pytest.mark.skipif(not hasattr(nn.functional, "grouped_mm"), reason="this torch has no grouped product")
+def test_stacked_experts_behind_a_grouped_product_are_seen_in_float64() -> None:
+    """In float32 the router's rounding looks like a gradient, and would part the experts."""
+    report = sb.check(StackedTopTwo(), torch.randn(32, 16))
+    assert "SB901" not in {f.code for f in report.findings}
+    assert codes(report) == {"SB003"}

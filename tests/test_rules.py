@@ -304,7 +304,9 @@ EDGES: dict[str, Callable[[float], Trace]] = {
     "SB204": lambda x: trace(layers=(layer("a", backward_norm=1 / (x * S)), layer("b"), layer("c"))),
     "SB205": lambda x: trace(activations=(tanh("a", saturated=x * thresholds.SATURATED_SHARE),)),
     "SB206": lambda x: trace(
-        layers=depth(), activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0))
+        departure=0.0,
+        layers=depth(),
+        activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0)),
     ),
     "SB207": lambda x: trace(loss=1.0, layers=(layer("a", update_to_weight=x * thresholds.FIRST_STEP_TOO_LARGE),)),
     "SB208": lambda x: trace(layers=depth(spread=thresholds.COLLAPSED / x)),
@@ -391,3 +393,14 @@ def test_experts_are_not_told_as_networks() -> None:
     assert codes(trace(twins=(twin,))) == {"SB003"}
     assert codes(trace(twins=(replace(twin, experts=False),))) == {"SB005"}
     assert codes(trace(twins=(replace(twin, tied=False),))) == {"SB406"}
+
+
+@pytest.mark.parametrize("code", ["SB203", "SB204"])
+def test_one_layer_alone_is_no_matter_of_depth(code: str) -> None:
+    """A head a thousand times too small shrinks the back-signal once; so does a chain, but at each of its layers."""
+    far = 10 * S if code == "SB203" else 1 / (10 * S)
+    steady = tuple(layer(f"{i}", backward_norm=1.0) for i in range(8))
+    one, chain = layer("x", backward_norm=far), tuple(layer(f"{i}", backward_norm=far ** (1 - i / 8)) for i in range(9))
+    alone = (one, *steady) if code == "SB203" else (*steady, layer("head", backward_norm=1 / far))
+    assert code not in codes(trace(layers=alone))
+    assert code in codes(trace(layers=tuple(layer(r.name, backward_norm=(r.backward_norm or 0) ** 2) for r in chain)))

@@ -12,12 +12,14 @@ import symbreak
 
 def test_public_names() -> None:
     assert sorted(symbreak.__all__) == [
+        "Explanation",
         "Finding",
         "Plan",
         "Report",
         "SymbreakError",
         "__version__",
         "check",
+        "explain",
         "fix",
         "nets",
         "schemes",
@@ -44,6 +46,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     ("code", "loads"),
     [("import symbreak", False), ("import symbreak.rules", False), ("import symbreak; symbreak.check", False),
      ("import symbreak; symbreak.fix", False),
+     ("import symbreak; symbreak.explain", False),
      ("import symbreak.probe", True)],
 )  # fmt: skip
 def test_torch_is_imported_only_when_it_is_needed(code: str, loads: bool) -> None:

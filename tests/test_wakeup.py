@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,3 +108,53 @@ def test_a_graph_that_is_cut_is_told_from_a_branch_that_is_not_used(rounds: bool
     cut = {("SB101", "encoder")} if rounds else set()
     assert found == {("SB104", "aside.weight"), *cut}
     assert report.verdict == ("stuck" if rounds else "healthy")
+
+
+@pytest.mark.parametrize("last", [lambda z: z / z.norm(dim=1, keepdim=True), lambda z: z.softmax(1) + 0 * z.sign()])
+def test_a_start_where_every_gradient_is_rounding_is_stuck(last: Callable[[Tensor], Tensor]) -> None:
+    """One output, normalised, is 1 or -1 whatever the weights; beside each other none of the gradients looks odd."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return last(self.body(x))
+
+    torch.manual_seed(0)
+    assert sb.check(Net(), torch.randn(32, 6)).verdict == "stuck"
+
+
+def test_a_tiny_loss_is_no_rounding() -> None:
+    torch.manual_seed(0)
+    net, y = chain(3, 8, nn.Tanh), torch.randn(32, 3)
+    report = sb.check(net, (torch.randn(32, 8), y), lambda o, t: 1e-14 * nn.functional.mse_loss(o, t), ignore=["SB207"])
+    assert (report.verdict, set(report.wakeup.values())) == ("healthy", {1})
+
+
+@pytest.mark.parametrize(("gamma", "dead"), [(0.0, False), (1.0, True)])
+def test_units_that_see_a_zero_for_now_are_not_dead(gamma: float, dead: bool) -> None:
+    """A gate behind a zero norm weight sees its own bias only; what it will see later is not known."""
+
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc1, self.fc2, self.head = (
+                nn.BatchNorm1d(8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 3),
+            )
+            nn.init.constant_(self.norm.weight, gamma)
+            with torch.no_grad():
+                self.fc1.bias[:4] = -100.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            branch = self.norm(x)
+            out: Tensor = self.head(x + branch * self.fc2(self.fc1(branch).relu()).sigmoid())
+            return out
+
+    torch.manual_seed(0)
+    report = sb.check(Squeeze(), torch.randn(32, 8))
+    assert [f.units for f in report.findings if f.code == "SB102"] == ([(0, 1, 2, 3)] if dead else [])

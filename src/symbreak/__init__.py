@@ -17,16 +17,36 @@ if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
     from ._fix import fix
+    from .explanations import Explanation, explain
     from .records import Finding
     from .remedies import Plan
     from .report import Report
 
-__all__ = ["Finding", "Plan", "Report", "SymbreakError", "__version__", "check", "fix", "nets", "schemes"]
+__all__ = [
+    "Explanation",
+    "Finding",
+    "Plan",
+    "Report",
+    "SymbreakError",
+    "__version__",
+    "check",
+    "explain",
+    "fix",
+    "nets",
+    "schemes",
+]
 
 _WHERE = {
-    "Finding": ".records", "Plan": ".remedies", "Report": ".report", "check": "._check", "fix": "._fix",
-    "nets": ".nets", "schemes": ".schemes",
-}  # fmt: skip
+    "check": "._check",
+    "explain": ".explanations",
+    "Explanation": ".explanations",
+    "Finding": ".records",
+    "fix": "._fix",
+    "nets": ".nets",
+    "Plan": ".remedies",
+    "Report": ".report",
+    "schemes": ".schemes",
+}
 
 
 def __getattr__(name: str) -> Any:

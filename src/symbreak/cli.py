@@ -23,6 +23,8 @@ from symbreak.errors import SymbreakError
 
 if TYPE_CHECKING:
     from symbreak.report import Report
+    from symbreak.schemes import Activation
+    from symbreak.targets import Job
 
 P = ParamSpec("P")
 
@@ -297,6 +299,58 @@ def _width() -> int:
     return min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else 100
 
 
+# explain ---------------------------------------------------------------------------------------------------------
+
+
+@main.command(short_help="The answer to a question, measured; or the list.")
+@click.argument("question", required=False)
+@click.option("--data", metavar="DATA", help="What to measure on, as for check.  [default: the question's own]")
+@click.option(
+    "--seed", type=click.IntRange(0, config.LARGEST_SEED), default=0, show_default=True, help="Of all that is drawn."
+)
+@click.option("--format", "format_", type=click.Choice(["full", "json"]), default="full", show_default=True)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png", help="Draw it there too.")
+@debugged
+@told
+def explain(question: str | None, data: str | None, seed: int, format_: str, plot: Path | None) -> int:
+    """Answer QUESTION: the claim, its derivation, an experiment on DATA, and when the claim fails.
+
+    Without QUESTION: the list of questions. DATA as for `symbreak check`, where it is a table.
+
+    Exit code: 0 the numbers settle the claim, 1 they do not, 2 it could not be run.
+    """
+    from symbreak import explanations
+
+    if question is None:
+        widest = max(map(len, explanations.QUESTIONS))
+        for name, one in explanations.QUESTIONS.items():
+            _say(f"{name:<{widest}}  {one.brief}")
+        _say("\nsymbreak explain QUESTION answers one; --data takes your own numbers.")
+        return CLEAN
+    explanations.find(question)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise SymbreakError(f"--plot {plot}: a picture is written as PNG; name it {plot.with_suffix('.png')}.")
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # a data factory may print
+        progress(0, None, f"measuring {question}")
+        answer = explanations.explain(question, data, seed=seed)
+        drawn = answer.to_png() if plot is not None else b""
+    if plot is not None:
+        _write_bytes(drawn, plot)
+    if format_ == "json":
+        text = answer.to_json()
+        _say(text if _is_unicode(sys.stdout) else json.dumps(json.loads(text), indent=2))
+    else:
+        _say(answer.to_text(ascii_only=not _is_unicode(sys.stdout)))
+    return CLEAN if answer.settled else FINDINGS
+
+
+def _write_bytes(content: bytes, output: Path) -> None:
+    try:
+        output.write_bytes(content)
+    except OSError as err:
+        raise SymbreakError(f"{output} cannot be written: {err.strerror}.") from err
+
+
 # rule, schemes ---------------------------------------------------------------------------------------------------
 
 
@@ -320,19 +374,73 @@ def rule(code: str | None) -> int:
 
 @main.command(short_help="The article of a scheme, or the list of schemes.")
 @click.argument("name", required=False)
+@click.option("--for", "target", metavar="TARGET", help="A model: which scheme each tensor has, and which suits it.")
+@click.option("--data", metavar="DATA", help="With --for: what to run the model on, to see which activations follow.")
+@click.option("--format", "format_", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @debugged
 @told
-def schemes(name: str | None) -> int:
-    """The article of an initialization scheme; without a name, the list of schemes."""
-    from symbreak.schemes import ALIASES, CATALOGUE, find, usage
+def schemes(name: str | None, target: str | None, data: str | None, format_: str) -> int:
+    """The article of an initialization scheme; without a name, the list of schemes.
+
+    With --for TARGET, tensor by tensor: the scheme its values show, how surely, the one that suits it, and why. TARGET
+    and DATA are those of symbreak check; their code is run.
+    """
+    if target is not None:
+        if name is not None:
+            raise SymbreakError(f"{name!r} and --for {target} ask for two things: leave one out.")
+        return _survey(target, data, format_)
+    if data is not None or format_ != "full":
+        raise SymbreakError("--data and --format belong to --for TARGET, which is missing.")
+    from symbreak.schemes import ALIASES, CATALOGUE, FAMILIES, PROCEDURES, page
 
     if name is not None:
-        found = find(name)
-        _say(f"{usage(found)}\n\n{inspect.getdoc(found)}")
+        _say(page(name))
         return CLEAN
-    widest = max(map(len, CATALOGUE))
-    for known, function in CATALOGUE.items():
-        _say(f"{known:<{widest}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
-    _say("\nShort names: " + ", ".join(f"{short} = {full}" for short, full in ALIASES.items()) + ".")
+    widest = max(map(len, (*CATALOGUE, *PROCEDURES)))
+    for family, functions in {**FAMILIES, "functions on several tensors": tuple(PROCEDURES.values())}.items():
+        _say(f"{family[0].upper()}{family[1:]}")
+        for function in functions:
+            _say(f"  {function.__name__:<{widest}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
+        _say("")
+    _say("Short names: " + ", ".join(f"{short} = {full}" for short, full in ALIASES.items()) + ".")
     _say("symbreak schemes NAME shows formula, arguments and source.")
     return CLEAN
+
+
+def _survey(target: str, data: str | None, format_: str) -> int:
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # user code may print
+        progress(0, None, "importing torch")
+        from symbreak import targets
+        from symbreak.schemes.survey import survey
+
+        job = targets.build(target, data=data)
+        seen, note = _activations_seen(job, progress)
+        rows = survey(job.model, seen)
+    if format_ == "json":
+        _say(json.dumps([row.as_json() for row in rows], indent=2))
+        return CLEAN
+    click.echo(f"{job.name}{note}", err=True)
+    for row in rows:
+        _say(f"{row.name}  {list(row.place.shape)}")
+        certainty = f"  ({row.has.certainty})" if row.has.certainty else ""
+        _say(f"  now    {row.has.text}{certainty}")
+        size = f"  (it has {row.size:.3g} of that size)" if row.size is not None and row.differs else ""
+        _say(f"  suits  {row.suit.scheme if row.suit.scheme is not None else '-'}{size}")
+        _say(f"  why    {row.suit.because}")
+    return CLEAN
+
+
+def _activations_seen(
+    job: Job, progress: Callable[[int, int | None, str], None]
+) -> tuple[dict[str, Activation | None], str]:
+    """Layer -> the activation that a run showed behind it; and a note where the model could not be run."""
+    import symbreak
+    from symbreak.schemes import ACTIVATIONS
+
+    try:
+        report = symbreak.check(job.model, job.batch, job.loss, objective=job.objective, progress=progress)
+    except SymbreakError as err:
+        return {}, f"; not run ({str(err).rstrip('.')}), so only what its Sequentials tell is known"
+    names = {seen: row for row in ACTIVATIONS.values() for seen in row.seen_as}
+    layers = {layer.weight.rpartition(".")[0]: layer.activation for layer in report.layers}
+    return {name: names.get(phi or "") for name, phi in layers.items() if phi is None or phi in names}, ""

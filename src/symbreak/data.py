@@ -190,6 +190,28 @@ def from_object(made: Any, name: str) -> Source:
     return Items(name, made)
 
 
+def from_arrays(X: Any, y: Any, name: str = "(X, y)") -> Data:
+    """A table from two arrays, as a file of them would be read: text and few whole numbers in y are classes.
+
+    Args:
+        X: features [b, i].
+        y: target [b].
+        name: for messages.
+    Raises:
+        DataError: not numbers, lengths that differ, no sample, one class only, NaN or infinity.
+    Example:
+        >>> from_arrays([[1.0], [2.0], [4.0]], ["a", "b", "a"]).y.tolist()
+        [0, 1, 0]
+
+    Source: as `load`.
+    """
+    try:
+        features, target = np.asarray(X), np.asarray(y)
+    except ValueError as err:
+        raise DataError(f"{name}: X or y has rows of different lengths; expected X[b, i] and y[b].") from err
+    return _table(name, features, target)
+
+
 def task_of(batch: Any) -> Task | None:
     """What a batch (x, y) asks for: classes where y holds one whole number a sample, a quantity where one float.
 

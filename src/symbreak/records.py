@@ -152,6 +152,7 @@ class ActivationTrace:
     dead: tuple[int, ...]
     surely_dead: tuple[int, ...]  # dead by a margin that is no luck of the batch
     hidden: bool = True  # False where it ends the network or stands in the loss
+    gate: bool = False  # True where it multiplies another signal
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ class Trace:
     inputs: tuple[InputTrace, ...] = ()
     target: TargetTrace | None = None
     breakers: tuple[str, ...] = ()
+    departure: float | None = None  # from one linear map of the input, where every activation is in its linear region
     adaptive: bool = False  # the optimizer's step does not grow with the gradient
     nonfinite: str | None = None
     notes: tuple[tuple[str, str], ...] = ()  # (where, what could not be looked at)

@@ -38,6 +38,10 @@ LINEAR_SHARE = 0.999
 """SB206: practically every sample of every activation in its linear region (slope at least two thirds of the
 steepest)."""
 
+DEPARTURE = 0.1
+"""SB206: of an output midway between two inputs from the mean of their outputs, as a share of what they differ by. A
+normalisation or attention between the layers departs by more however small its inputs are."""
+
 FIRST_STEP_TOO_LARGE = 1.0
 """SB207: the first step is as large as the weights themselves: it does not adjust the start, it replaces it."""
 

@@ -133,6 +133,35 @@ def test_decay_to_60_digits_up_to_a_quintillion_steps(beta, nesterov):
             assert abs(gone[i, j] - (1 - truth)) <= 3e-12 * min(size, 1e3 * abs(1 - truth)) + 1e-300, (one, t)
 
 
+@pytest.mark.parametrize(("t", "off_by"), [(10**3, 1e-12), (10**13, 1e-2), (10**18, 0.3)])
+def test_powers_of_the_matrix_lose_what_roots_keep(t, off_by):
+    """Why modes.py takes roots: a float64 matrix power, with e^-1 left, is off by some t x 1e-16; the roots are not."""
+    beta, a = 0.9, 0.1 / t
+    truth = left_in_60_digits(a, t, beta, nesterov=False)
+    assert abs(truth - mp.exp(-1)) < 1e-3
+    power = np.linalg.matrix_power(np.array([[1 + beta - a, -beta], [1.0, 0.0]]), t - 1)
+    squared = power[0, 0] * (1 - a) + power[0, 1]
+    left, _ = decay(np.array([a]), np.array([t]), beta, nesterov=False)
+    assert abs(left[0, 0] - truth) < 3e-12
+    assert (abs(squared - truth) > off_by) == (t > 10**3)
+
+
+@pytest.mark.parametrize("way", [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+@pytest.mark.parametrize("t", [1, 2, 10**3, 10**6, 10**13, 10**18])
+def test_momentum_weights_to_60_digits(t, way):
+    """Two features and an intercept-free line, one of them slow: curvature such that e^-1 is left after t steps."""
+    slow = np.sqrt(0.2 / t)
+    X, y, w0 = np.diag([1.0, slow]), np.array([2.0, 3 * slow]), np.array([0.5, -1.0])
+    found = descent.path(X, y, w0, 1.0, t, **way)[0, 0, 0]
+    for i in range(2):
+        with mp.workdps(60):
+            curvature = mp.mpf(X[i, i]) ** 2 / 2
+            left = left_in_60_digits(curvature, t, 0.9, way.get("nesterov", False))
+            minimum = mp.mpf(y[i]) / mp.mpf(X[i, i])
+            expected = left * mp.mpf(w0[i]) + (1 - left) * minimum
+        assert abs(found[i] - expected) < 1e-11
+
+
 @pytest.mark.parametrize("t", [1, 10**6, 10**12, 10**18])
 @pytest.mark.parametrize("alpha", [0.0, 1e-18])
 def test_weights_to_60_digits(t, alpha):
@@ -188,6 +217,29 @@ def test_the_largest_eta_separates_falling_from_growing(way):
     at_minimum = descent.path(X, y, W0, 0.5 * limit, [10**18], **way)
     assert np.abs(end[:, 0] - at_minimum[:, 0]).max() < 1e-9
     assert not np.abs(end[:, 1]).max() < 1e9
+
+
+@ways
+def test_exactly_at_the_limit_the_fastest_mode_neither_falls_nor_grows(way):
+    """One mode of curvature 1, alpha included, at its limit: stepping and closed form stay side by side."""
+    X, y, w0 = [[np.sqrt(1 - way.get("alpha", 0.0))]], [0.0], [1.0]
+    limit = descent.largest_eta(X, **way)
+    steps = [1, 2, 3, 100, 101]
+    closed = descent.path(X, y, w0, limit, steps, **way).ravel()
+    assert closed == pytest.approx(descent.step_by_step(X, y, w0, limit, steps, **way).ravel(), rel=1e-9)
+    assert np.abs(closed).min() > 0.9
+    assert np.abs(closed).max() < 20
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-300, 1e-160, 1e160, 1e300])
+def test_features_of_any_size(size):
+    """w_1 = w_0 - eta x (x w_0 - y), as long as it is a number at all."""
+    for eta in (1e-300, 1.0):
+        W = descent.path([[size]], [1.0], [1.0], eta, [0, 1, 10**18])[0, 0, :, 0]
+        expected = 1 - eta * size * (size - 1) if size < 1 else 1 - (eta * size) * size
+        assert W[0] == 1
+        if abs(expected) < 1e290:
+            assert W[1] == pytest.approx(expected, rel=1e-12)
 
 
 def test_no_curvature_has_no_limit():

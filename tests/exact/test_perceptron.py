@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_runs import perceptron as textbook
+from scipy.sparse import csr_array
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import Perceptron
 from sklearn.preprocessing import StandardScaler
@@ -17,25 +19,6 @@ from sklearn.preprocessing import StandardScaler
 from symbreak.exact import ArrayError, perceptron
 
 AND = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([0, 0, 0, 1])
-
-
-def textbook(X, y, w, eta, b, epochs, order=None, bias=True):
-    """w += eta (y - phi(z)) x, one sample at a time, in plain Python floats."""
-    w, y, mistakes = [float(p) for p in w], (np.asarray(y) > 0).astype(float), []
-    for t in range(epochs):
-        visits = range(len(X)) if order is None else order if np.ndim(order) == 1 else order[t]
-        mistakes.append(0)
-        for i in visits:
-            z = 0.0
-            for p, q in zip(w, X[i], strict=True):
-                z += p * float(q)
-            z += b
-            error = y[i] - (1.0 if z >= 0 else 0.0)
-            if error:
-                w = [p + eta * error * float(q) for p, q in zip(w, X[i], strict=True)]
-                b += eta * error if bias else 0.0
-                mistakes[-1] += 1
-    return w, b, mistakes
 
 
 def problem(n=12, d=3, runs=5, seed=0):
@@ -63,7 +46,7 @@ def test_equals_the_textbook_loop_bit_for_bit(shape, epochs, bias, kind, ordered
     done = perceptron.run(X, y, W0, eta, b0=b0, epochs=epochs, order=order)
     for r in range(len(W0)):
         own = order[r] if ordered == "by run" else order
-        w, b, mistakes = textbook(X, y, W0[r], eta[r], b0[r] if bias else 0.0, epochs, own, bias)
+        w, b, mistakes, _ = textbook(X, y, W0[r], eta[r], b0[r] if bias else 0.0, epochs, own, bias)
         assert (done.weights[r].tolist(), done.biases[r], done.mistakes[r].tolist()) == (w, b, mistakes)
 
 
@@ -71,12 +54,12 @@ def test_equals_the_textbook_loop_after_every_single_visit():
     X, y, W0, eta = problem(20, 4, runs=70)
     for k in range(1, 21):
         done = perceptron.run(X, y, W0, eta, b0=0.5, order=np.arange(k))
-        w, b, _ = textbook(X, y, W0[67], eta[67], 0.5, 1, np.arange(k))
+        w, b, *_ = textbook(X, y, W0[67], eta[67], 0.5, 1, np.arange(k))
         assert (done.weights[67].tolist(), done.biases[67]) == (w, b)
 
 
-def scikit(X, y, w0, b0, epochs, eta=1.0):
-    model = Perceptron(shuffle=False, tol=None, max_iter=epochs, eta0=eta)
+def scikit(X, y, w0, b0, epochs, eta=1.0, **knobs):
+    model = Perceptron(shuffle=False, tol=None, max_iter=epochs, eta0=eta, **knobs)
     model.fit(X, y, coef_init=w0[None].copy(), intercept_init=np.array([b0]))  # it writes into coef_init
     return model.coef_[0], model.intercept_[0]
 
@@ -94,6 +77,54 @@ def test_equals_scikit_learn_bit_for_bit(epochs, eta):
         w, b = scikit(X, y, W0[r], b0[r], epochs, eta)
         assert np.array_equal(done.weights[r], w)
         assert done.biases[r] == b
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["normal", "whole", "decimal", "badly scaled", "sparse"]),
+    st.sampled_from(["zero", "normal", "whole"]),
+    st.sampled_from([1, 3, 20]),
+    st.sampled_from([1.0, 0.1, 0.3, 1e-5]),
+    st.booleans(),
+)
+def test_scikit_learn_differs_only_where_a_positive_sample_has_z_exactly_zero(seed, kind, start, epochs, eta, bias):
+    """To the last bit: the kernel is the textbook loop, scikit-learn is the loop that updates at y z <= 0."""
+    rng = np.random.default_rng(seed)
+    n, d = rng.integers(2, 30), rng.integers(1, 20)
+    X = {
+        "normal": lambda: rng.normal(size=(n, d)),
+        "whole": lambda: rng.integers(-3, 4, (n, d)).astype(float),
+        "decimal": lambda: rng.integers(-20, 21, (n, d)) / 10,
+        "badly scaled": lambda: rng.normal(size=(n, d)) * 10.0 ** rng.integers(-8, 9, d),
+        "sparse": lambda: rng.normal(size=(n, d)) * (rng.random((n, d)) < 0.2),
+    }[kind]()
+    y = np.r_[0, 1, rng.integers(0, 2, n - 2)]
+    w0 = {"zero": np.zeros(d), "normal": rng.normal(size=d), "whole": rng.integers(-2, 3, d).astype(float)}[start]
+    b0 = float(rng.integers(-2, 3)) if bias and start != "zero" else 0.0
+    done = perceptron.run(X, y, w0, eta, b0=b0 if bias else None, epochs=epochs)
+    ours = textbook(X, y, w0, eta, b0, epochs, bias=bias)
+    theirs = textbook(X, y, w0, eta, b0, epochs, bias=bias, update_at_zero=True)
+    w, b = scikit(X, y, w0, b0, epochs, eta, fit_intercept=bias)
+    assert (done.weights[0].tolist(), done.biases[0]) == (ours[0], ours[1])
+    assert (w.tolist(), b if bias else 0.0) == (theirs[0], theirs[1])
+    if theirs[3] == 0:
+        assert (w.tolist(), b if bias else 0.0) == (done.weights[0].tolist(), done.biases[0])
+
+
+def test_what_makes_scikit_learn_another_run():
+    """Each of these is no fault of either side, and would look like one in a comparison."""
+    X, y, W0, _ = problem(40, 3, runs=1)
+    ours = perceptron.run(X, y, W0, 1.0, b0=0.0, epochs=5)
+    assert np.array_equal(scikit(X, y, W0[0], 0.0, 5)[0], ours.weights[0])
+    assert scikit(X, y, W0[0], 0.0, 5, penalty="l2", alpha=1e-4)[0] != pytest.approx(ours.weights[0], abs=1e-12)
+    single = Perceptron(shuffle=False, tol=None, max_iter=5).fit(X.astype(np.float32), y)
+    assert single.coef_.dtype == np.float32
+    damped = Perceptron(shuffle=False, tol=None, max_iter=5).fit(csr_array(X), y)
+    assert damped.intercept_ != Perceptron(shuffle=False, tol=None, max_iter=5).fit(X, y).intercept_
+    start = W0.copy()
+    Perceptron(shuffle=False, tol=None, max_iter=5).fit(X, y, coef_init=start, intercept_init=np.zeros(1))
+    assert np.array_equal(start, ours.weights)  # the start was overwritten: whoever reads it next starts elsewhere
 
 
 def test_scikit_learn_updates_a_positive_sample_at_zero_and_the_textbook_does_not():
@@ -225,6 +256,7 @@ def test_where_nothing_rounds_floats_are_fractions(seed):
         ([[2.0**30]], [0.0], 2.0**-30, False),
         ([[2.0**-30]], [1.0], 1.0, False),
         ([[0.0]], [0.0], 1.0, True),
+        ([[2.0**-8]], [0.0], 2.0**-1070, False),
     ],
 )
 def test_rounds_nothing(X, W0, eta, exact):
@@ -240,7 +272,7 @@ GOOD = {"X": [[0.0], [1.0]], "y": [0, 1], "W0": [[0.0]], "eta": 1.0}
     ("wrong", "says"),
     [
         ({"X": [[float("nan")], [1.0]]}, "X holds|no finite number"),
-        ({"y": [0, 2]}, r"y holds the labels 0, 2; a perceptron needs \{0, 1\} or \{-1, \+1\}"),
+        ({"y": [0, 2]}, r"y holds the labels 0, 2; all in \{0, 1\} or all in \{-1, \+1\}"),
         ({"y": [0, 1, 1]}, "X has 2 samples and y has 3"),
         ({"W0": [[0.0, 1.0]]}, r"W0 needs the shape \(starts, 1\)"),
         ({"eta": 0.0}, "eta holds 0; a learning rate is above 0"),
@@ -259,6 +291,26 @@ GOOD = {"X": [[0.0], [1.0]], "y": [0, 1], "W0": [[0.0]], "eta": 1.0}
 def test_a_mistake_is_named(engine, wrong, says):
     with pytest.raises(ArrayError, match=says):
         engine(**{**GOOD, **wrong})
+
+
+@pytest.mark.parametrize("engine", [perceptron.run, perceptron.run_rational])
+def test_one_start_without_its_axis_and_numpy_counts(engine):
+    a = engine([[0.5], [-1.0]], [1, 0], [[-1.0]], 0.25, b0=0.0, epochs=3)
+    b = engine(np.array([[0.5], [-1.0]]), [1, 0], [-1.0], np.float64(0.25), b0=[0.0], epochs=np.int64(3))
+    assert np.asarray(a.weights, dtype=float).tolist() == np.asarray(b.weights, dtype=float).tolist()
+    assert a.mistakes.tolist() == b.mistakes.tolist()
+
+
+def test_weights_that_leave_float64_come_back():
+    done = perceptron.run([[1e308, 1e308], [-1e308, 1e308]], [0, 1], [[1e308, 1.0]], 10.0, epochs=3)
+    assert not np.isfinite(done.weights).any()
+
+
+@pytest.mark.parametrize("engine", [perceptron.run, perceptron.run_rational])
+@pytest.mark.parametrize("X", [[1.0, 2.0], [[1.0], [1.0, 2.0]]])
+def test_features_without_two_axes(engine, X):
+    with pytest.raises(ArrayError, match=r"X needs two axes|X holds"):
+        engine(X, [0, 1], [[0.0]], 1.0)
 
 
 @pytest.mark.parametrize("given", ["one", None, float("inf"), "1/0"])

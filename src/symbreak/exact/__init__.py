@@ -5,7 +5,7 @@ Arrays in, arrays out. Index letters: n samples, d features, S starts, E etas, T
 
 from __future__ import annotations
 
-from symbreak.exact import descent, laws, perceptron
+from symbreak.exact import descent, grid, laws, online, perceptron, setups
 from symbreak.exact.arrays import ArrayError
 
-__all__ = ["ArrayError", "descent", "laws", "perceptron"]
+__all__ = ["ArrayError", "descent", "grid", "laws", "online", "perceptron", "setups"]

@@ -92,11 +92,75 @@ def rows(name: str, given: ArrayLike, width: int) -> Floats:
     Source: numpy.atleast_2d.
     """
     array = np.atleast_2d(numbers(name, given))
-    if array.ndim != 2 or array.shape[1] != width or not len(array):
+    if array.ndim != 2 or array.shape[1] != width or not array.size:
         raise ArrayError(
             f"{name} needs the shape (starts, {width}), a weight for each feature of X; it is {np.shape(given)}."
         )
     return array
+
+
+def labelled(X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    """Features [n, d] and the sign of each sample [n], +1 or -1.
+
+    Raises:
+        ArrayError: as `samples`, or labels other than {0, 1} or {-1, +1}.
+    Example:
+        >>> labelled([[1], [2]], [0, 1])[1]
+        array([-1.,  1.])
+
+    Source: both conventions of the perceptron; a mistake moves the weights by eta times this sign.
+    """
+    features, target = samples(X, y)
+    labels = set(np.unique(target).tolist())
+    if not (labels <= {0.0, 1.0} or labels <= {-1.0, 1.0}):
+        shown = ", ".join(f"{one:g}" for one in sorted(labels)[:6])
+        raise ArrayError(f"y holds the labels {shown}; all in {{0, 1}} or all in {{-1, +1}} are needed.")
+    return np.ascontiguousarray(features), np.where(target > 0, 1.0, -1.0)
+
+
+def one_each(name: str, given: np.ndarray, n_runs: int) -> np.ndarray:
+    """A number for each run [R], from one or from R.
+
+    Raises:
+        ArrayError: any other shape.
+    Example:
+        >>> one_each("eta", np.array([0.1]), 2)
+        array([0.1, 0.1])
+
+    Source: numpy.broadcast_to, into an array of its own.
+    """
+    if given.shape not in ((1,), (n_runs,)):
+        raise ArrayError(f"{name} needs one number, or one for each of the {n_runs} runs; its shape is {given.shape}.")
+    return np.array(np.broadcast_to(given, (n_runs,)))
+
+
+def visits(order: ArrayLike | None, n_samples: int, n_runs: int, n_epochs: int) -> Integers:
+    """Sample numbers in the order of their visits [R or 1, epochs or 1, k].
+
+    Raises:
+        ArrayError: another shape, not whole numbers, or no such sample.
+    Example:
+        >>> visits(None, 3, n_runs=2, n_epochs=5).tolist()
+        [[[0, 1, 2]]]
+
+    Source: an epoch is one pass over the samples.
+    """
+    if order is None:
+        return np.arange(n_samples, dtype=np.int64)[None, None]
+    numbered = np.asarray(order)
+    expected = f"(k,), ({n_epochs}, k) or ({n_runs}, {n_epochs}, k)"
+    if numbered.ndim not in (1, 2, 3) or not numbered.size:
+        raise ArrayError(f"order needs the shape {expected}; it is {numbered.shape}.")
+    numbered = numbered.reshape((1,) * (3 - numbered.ndim) + numbered.shape)
+    fits = numbered.shape[0] in (1, n_runs) and (numbered.shape[1] == n_epochs or np.ndim(order) == 1)
+    if not fits:
+        raise ArrayError(f"order needs the shape {expected}; it is {np.shape(order)}.")
+    if numbered.dtype.kind not in "iu":
+        raise ArrayError(f"order holds {numbered.dtype} values; sample numbers are whole.")
+    if numbered.min() < 0 or numbered.max() >= n_samples:
+        bad = numbered.min() if numbered.min() < 0 else numbered.max()
+        raise ArrayError(f"order names sample {bad}; X has samples 0 to {n_samples - 1}.")
+    return np.ascontiguousarray(numbered, dtype=np.int64)
 
 
 def rates(name: str, given: ArrayLike) -> Floats:
@@ -118,6 +182,23 @@ def rates(name: str, given: ArrayLike) -> Floats:
     return array
 
 
+def each_from_zero_on(name: str, given: ArrayLike, n_runs: int) -> Floats:
+    """A number >= 0 for each run [R], from one or from R.
+
+    Raises:
+        ArrayError: below zero, or any other shape.
+    Example:
+        >>> each_from_zero_on("margin", 1, 2)
+        array([1., 1.])
+
+    Source: `one_each`.
+    """
+    array: Floats = one_each(name, np.atleast_1d(numbers(name, given)), n_runs)
+    if array.min() < 0:
+        raise ArrayError(f"{name} holds {array.min():g}; 0 or more is needed.")
+    return array
+
+
 def counts(name: str, given: ArrayLike) -> Integers:
     """Step counts [T], whole numbers from 0 to 2**63 - 1; one may come without its axis. 1e18 is a whole number.
 
@@ -136,6 +217,7 @@ def counts(name: str, given: ArrayLike) -> Integers:
 
 
 def _count(name: str, given: Any) -> int:
+    given = given.item() if isinstance(given, np.generic) else given
     whole = (
         isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given == int(given)
     )

@@ -54,14 +54,16 @@ def path(
         [[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]]
 
     Singular values below max(n, d) x 2.2e-16 of the largest cannot be told from rounding and count as null space.
-    The error is some units of 1e-16 of the largest weight on the path, of start and minimum included.
+    The error is some units of 1e-16 of the largest weight on the path, of start and minimum included; where the path
+    diverges, times the logarithm of its growth.
 
     Source: thin SVD; Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, sections 3.4 and 10.12.
     """
     problem = _problem(X, y, W0, etas, steps, momentum, nesterov, alpha)
     seen = problem.X.any(axis=0)  # a column of zeros is null space, to the last bit
     spectrum = _spectrum(problem.X[:, seen], problem.y, problem.alpha)
-    a = np.c_[spectrum.rates(problem.etas), problem.etas * problem.alpha]  # [E, r + 1]: the last is the null space
+    with np.errstate(over="ignore"):  # an infinite rate: the first step leaves float64
+        a = np.c_[spectrum.rates(problem.etas), problem.etas * problem.alpha]  # [E, r + 1]: the last is the null space
     left, gone = (np.moveaxis(m, 2, 1) for m in decay(a, problem.steps, problem.momentum, nesterov=problem.nesterov))
     weights = np.empty((len(problem.W0), *left.shape[:2], problem.X.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):  # beyond 1e308: inf, as stepping has it
@@ -195,13 +197,15 @@ def _spectrum(X: Floats, y: Floats, alpha: float) -> _Spectrum:
     U, s, Vt = np.linalg.svd(X, full_matrices=False)
     told_apart = s > s[0] * max(X.shape) * np.finfo(np.float64).eps
     U, s, V = U[:, told_apart], s[told_apart], Vt[told_apart].T
-    return _Spectrum(s, V, y @ U / (s + len(y) * alpha / s), len(y), alpha)
+    with np.errstate(over="ignore"):  # a minimum beyond float64; `gone` is 0 there for any learning rate
+        minimum = y @ U / (s + len(y) * alpha / s)
+    return _Spectrum(s, V, minimum, len(y), alpha)
 
 
 def _seen(spectrum: _Spectrum, W0: Floats, left: Floats, gone: Floats, kept: Floats) -> Floats:
     """Weights of the features that have data: the modes rotated back, and the null space."""
     z0 = W0 @ spectrum.V  # [S, r]
-    z = left * z0[:, None, None] + gone * spectrum.minimum  # [S, E, T, r]
+    z = left * z0[:, None, None] + np.where(gone == 0, 0.0, gone * spectrum.minimum)  # [S, E, T, r]
     growing = np.abs(left) > 1
     if growing.any():  # far out, the difference of start and minimum is what counts; the sum would cancel it
         error = (z0 - spectrum.minimum)[:, None, None]

@@ -1,8 +1,56 @@
-"""The textbook models: linear regression, logistic regression, the perceptron, multilayer perceptrons."""
+"""The textbook models: linear regression, logistic regression, the perceptron, multilayer perceptrons.
+
+As scikit-learn estimators (`LinearRegression`, `LogisticRegression`, `Perceptron`) and as torch modules (`build`). What
+needs torch is imported when it is asked for: one neuron does not.
+"""
 
 from __future__ import annotations
 
-from symbreak.nets.losses import LOSSES
-from symbreak.nets.textbook import ACTIVATIONS, Spec, build, parse_spec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ACTIVATIONS", "LOSSES", "Spec", "build", "parse_spec"]
+from symbreak.nets.again import ShrinkPerturb, shrink_perturb
+from symbreak.nets.errors import NetError, NetWarning
+
+if TYPE_CHECKING:
+    from symbreak.nets.linear import LinearRegression
+    from symbreak.nets.logistic import LogisticRegression
+    from symbreak.nets.losses import LOSSES
+    from symbreak.nets.perceptron import Perceptron
+    from symbreak.nets.textbook import ACTIVATIONS, Spec, build, parse_spec
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "LinearRegression",
+    "LogisticRegression",
+    "NetError",
+    "NetWarning",
+    "Perceptron",
+    "ShrinkPerturb",
+    "Spec",
+    "build",
+    "parse_spec",
+    "shrink_perturb",
+]
+
+_WHERE = {
+    "ACTIVATIONS": "textbook",
+    "LOSSES": "losses",
+    "LinearRegression": "linear",
+    "LogisticRegression": "logistic",
+    "Perceptron": "perceptron",
+    "Spec": "textbook",
+    "build": "textbook",
+    "parse_spec": "textbook",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'symbreak.nets' has no attribute {name!r}")
+    return getattr(import_module(f"symbreak.nets.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

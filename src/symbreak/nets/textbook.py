@@ -15,27 +15,12 @@ from torch.nn.utils import skip_init
 
 from symbreak.errors import TargetError, nearest
 from symbreak.schemes import Fans, Scheme, zeros
+from symbreak.schemes import activations as catalogue
 
 Kind = Literal["linear", "logistic", "perceptron", "mlp"]
 KINDS: tuple[Kind, ...] = ("linear", "logistic", "perceptron", "mlp")
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "celu": nn.CELU,
-    "mish": nn.Mish,
-    "leaky_relu": nn.LeakyReLU,
-    "prelu": nn.PReLU,
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-    "hardtanh": nn.Hardtanh,
-    "identity": nn.Identity,
-}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {name: row.module for name, row in catalogue.ACTIVATIONS.items()}
 
 
 @dataclass(frozen=True)

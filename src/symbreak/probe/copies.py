@@ -288,6 +288,8 @@ class CopyLog:
         steps = 0
         for part in parts:
             paths = [self._flat.get(f"{m}.{part}", []) for m in modules]
+            if len({len(path) for path in paths}) > 1:
+                return False, 0  # one of them rested, such as an expert without samples so far
             for together in zip(*paths, strict=False):
                 weights, gradients = [w for _, w, _ in together], [g for *_, g in together]
                 if (

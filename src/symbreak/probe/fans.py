@@ -15,12 +15,22 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from symbreak.records import WrongFan
-from symbreak.schemes import Fans, Scheme, fans_of_shape, recognise
-from symbreak.schemes.recognise import FAMILIAR, NORMAL, TRUNCATED_STD, UNIFORM
+from symbreak.schemes import (
+    Fans,
+    Scheme,
+    fans_of_shape,
+    kaiming_uniform,
+    lecun_uniform,
+    recognise,
+    torch_default,
+    xavier_uniform,
+)
+from symbreak.schemes.recognise import FAMILIAR, NORMAL, TRUNCATED_STD
 
 from .observe import Seen, Site
 from .wakeup import rms
 
+UNIFORM = (torch_default(), kaiming_uniform(), xavier_uniform(), lecun_uniform(), kaiming_uniform(mode="fan_out"))
 ERRORS = 4  # standard errors within which a size is that of a formula
 SHARP = 0.1  # of the size: what four standard errors may amount to, over all layers of a kind
 ASKED = 8  # ordinary layers that are asked how the author drew them

@@ -17,6 +17,7 @@ from .borrow import Borrowed, borrow
 from .copies import CopyLog, Slices, Twins, widths
 from .fans import wrong_fans
 from .graph import Blocked, Graph
+from .linearity import departure
 from .observe import Site, layer_name
 from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
@@ -97,6 +98,7 @@ def _look(
         graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
         tensors = _tensors(held, ladder, found, first, starts, graph)
         outputs = _output_parameters(first, graph)
+        from_linear = None if ladder.nonfinite else departure(runner, first.seen)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
         return Trace(
             model=type(model).__name__,
@@ -119,6 +121,7 @@ def _look(
             width=widths(slices, first.seen.sites, outputs),
             inputs=signal.inputs(first, runner.task.inferred),
             target=signal.target(first, loss),
+            departure=from_linear,
             adaptive=optimizer[0] in ADAPTIVE,
             breakers=tuple(first.seen.breakers.values()),
             nonfinite=_where_nonfinite(first, ladder),

@@ -96,6 +96,7 @@ class Activation:
     mean: Tensor  # [o] of the pre-activation
     std: Tensor  # [o] likewise
     node: Any
+    gate: bool = False  # it multiplies another signal
 
 
 @dataclass
@@ -229,7 +230,7 @@ class Observer(TorchFunctionMode):
                 self._use(name, args, kwargs, owned, result)
         elif isinstance(result, Tensor) and tensors:
             if name in _MULTIPLIES:
-                self._drop_self_gates(tensors)
+                self._note_gates(tensors)
             self._pass_on(tensors[0], result)
         if z is not None and isinstance(result, Tensor) and result.requires_grad:
             self._activate(func, _known_as(name.rstrip("_"), args, kwargs), args, kwargs, z, result)
@@ -255,14 +256,17 @@ class Observer(TorchFunctionMode):
         if same and (activation := self._activation.get(source)) is not None:
             self._activation.set(result, activation)
 
-    def _drop_self_gates(self, tensors: Sequence[Tensor]) -> None:
-        """z * sigmoid(z) and the like are one activation written out; its inner function says nothing of the units."""
+    def _note_gates(self, tensors: Sequence[Tensor]) -> None:
+        """What multiplies another signal is a gate, which may start open or shut. z * sigmoid(z) and the like are one
+        activation written out; its inner function says nothing of the units, and is dropped."""
         inner = [t for t in tensors if self._activation.get(t) is not None]
         for gate in inner:
             activation = self._activation.get(gate)
             others = [self._origin.get(t) for t in tensors if t is not gate]
             if activation in self.seen.activations and any(o is not None and o[0] == activation.layer for o in others):
                 self.seen.activations.remove(activation)
+            elif any(t.requires_grad for t in tensors if t is not gate):
+                activation.gate = True
 
     def _name_roles(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
         for tensor, tag in owned:
@@ -386,7 +390,7 @@ class Observer(TorchFunctionMode):
             saturated=float((size <= SATURATED * top).double().mean()),
             dead=(size == 0).all(0),
             negative=rows.amax(0) < 0,
-            margin=-mean / std.clamp_min(torch.finfo(rows.dtype).tiny),
+            margin=_margin(mean, std),
             mean=mean,
             std=std,
             node=result.grad_fn,
@@ -482,7 +486,8 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str
         return "bias" if _along_channels(tensor, result) else "shift"
     if name in _MULTIPLIES or name in ("div", "__truediv__"):
         return "scale"
-    return "weight" if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum") else "other"
+    products = ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm", "einsum", "_grouped_mm")
+    return "weight" if name in products else "other"
 
 
 def _known_as(name: str, args: Any, kwargs: Any) -> str:
@@ -506,7 +511,18 @@ def _lift(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _LOW else a for a in args)
     if kwargs.get("dtype") in _LOW:
         kwargs = {**kwargs, "dtype": torch.float64}
+    if name == "_grouped_mm" and args and args[0].dtype == torch.float64:
+        func = _grouped_product
     return func, args, kwargs
+
+
+def _grouped_product(rows: Tensor, weights: Tensor, offs: Tensor, **options: Any) -> Tensor:
+    """torch's own knows no float64: rows [n, i] in groups that end at offs [e], weights [e, i, o] -> [n, o]."""
+    if rows.dim() != 2 or weights.dim() != 3 or any(value is not None for value in options.values()):
+        raise RuntimeError("a grouped product of another kind, which has no float64")
+    ends = offs.tolist()
+    parts = [rows[start:end] @ w for start, end, w in zip([0, *ends], ends, weights, strict=False)]
+    return torch.cat([*parts, rows.new_zeros(len(rows) - ends[-1], weights.shape[-1])])
 
 
 def _promote(args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -528,6 +544,13 @@ def _tensors(things: Any) -> Iterator[Tensor]:
             yield thing
         elif isinstance(thing, list | tuple):
             yield from _tensors(thing)
+
+
+def _margin(mean: Tensor, std: Tensor) -> Tensor:
+    """[o]: standard deviations below zero; none where a whole layer is still: its input is a zero that may yet move."""
+    if not bool((std > 1e-9 * mean.abs()).any()):
+        return torch.zeros_like(mean)
+    return -mean / std.clamp_min(torch.finfo(mean.dtype).tiny)
 
 
 def _by_unit(tensor: Tensor, axis: int) -> Tensor:

@@ -13,7 +13,7 @@ from symbreak.errors import SymbreakError
 
 from .borrow import Borrowed
 from .observe import Observer, Seen
-from .task import Draw, Task
+from .task import Draw, Outcome, Task
 
 
 class UsersCodeError(Exception):
@@ -83,17 +83,25 @@ class Runner:
         Args:
             felt: only what training feels: the loss where there is one, else the outputs that carry a gradient.
         """
-        held, task = self.held, self.task
-        self._count(1 / 3)
-        draw = task.draw(step, held.dtype)
-        held.seed(self.seed * 1_000_003 + step)
-        observer = Observer(held.model, held.dtype, step=step, measure=False)
-        observer.forward_is_over()
-        with _users_code(), held.users_device(), observer:
-            outcome = task.run(draw, self.seed)
+        outcome = self._forward(self.task.draw(step, self.held.dtype), step, record=False)[0]
         if outcome.loss is not None and (felt or not outcome.outputs):
             return (outcome.loss.detach().reshape(1),)
         return tuple(o.detach() for o in outcome.outputs if o.requires_grad or not felt)
+
+    def watch(self, draw: Draw) -> Seen:
+        """Forward only, on a batch of one's own: what went through each layer."""
+        return self._forward(draw, 1, record=True)[1]
+
+    def _forward(self, draw: Draw, step: int, *, record: bool) -> tuple[Outcome, Seen]:
+        held = self.held
+        self._count(1 / 3)
+        held.seed(self.seed * 1_000_003 + step)
+        observer = Observer(held.model, held.dtype, step=step, measure=False)
+        if not record:
+            observer.forward_is_over()
+        with _users_code(), held.users_device(), observer:
+            outcome = self.task.run(draw, self.seed)
+        return outcome, observer.seen
 
     def _count(self, amount: float) -> None:
         self.passes += amount

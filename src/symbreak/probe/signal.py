@@ -110,6 +110,7 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
             dead=_indices(a.dead & a.negative),
             surely_dead=_indices(a.dead & a.negative & (a.margin >= _least_margin(a.samples))),
             hidden=not graph.ends_at(a.node),
+            gate=a.gate,
         )
         for a in seen.activations
     )

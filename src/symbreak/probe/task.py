@@ -80,6 +80,22 @@ class Task:
             return Draw((), {}, raw=batch)
         return self._split(batch)
 
+    def moved(self, step: int, dtype: torch.dtype, share: float) -> Draw | None:
+        """The batch of one step with its floats moved a share of the way to another sample; None where it has none."""
+        draw = self.draw(step, dtype)
+        generator = torch.Generator("cpu").manual_seed(self.seed + 15485863 * step)
+        found = False
+
+        def move(t: Tensor) -> Tensor:
+            nonlocal found
+            if not t.is_floating_point() or t.layout != torch.strided or t.numel() == 0:
+                return t
+            found = True
+            return t + share * (_vary(t, generator) - t)
+
+        inputs = {part: _map(getattr(draw, part), move) for part in ("args", "kwargs", "raw")}
+        return dataclasses.replace(draw, **inputs) if found else None
+
     def _drawn(self, step: int) -> Any:
         try:
             return self._batch.draw(step)

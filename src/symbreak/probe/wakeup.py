@@ -23,8 +23,12 @@ LEAST_STEPS = 4  # a ladder of three rungs (ControlNet, Fixup) and one quiet ste
 QUIET_STEPS = 3  # stopping after one quiet step is wrong: THEORY.md section 5, the gap example
 ALMOST_ZERO = 1e-12  # a tensor below this rms has no scale of its own
 NOISE = 1e-4  # |g64| < NOISE |g32|: rounding, not gradient
+_EPSILON = 2.0**-52  # of float64
+_UNDERFLOW = 1e-30  # what is larger, float32 can show; deep chains have gradients that it cannot
+_MILLIONTH, _JUMP = 1e-6, 1e-2  # a change of all weights, and the change of a gradient that is too large for it
 _ODD = 1e-9  # gradients this small against the largest tensor's are compared in two precisions
 _ODD_ROW = 1e-9  # the same for a row against its tensor
+_ODD_ALL = 1e-9  # and this is small in itself: where every gradient is rounding, none of them looks odd beside another
 
 
 @dataclass
@@ -173,7 +177,7 @@ class _Noise:
 
     def _odd(self, name: str, top: Tensor, largest: float) -> Tensor:
         """Rows whose gradient is suspiciously small and not yet explained."""
-        small = (top < _ODD_ROW * top.max()) | (top.max() < _ODD * largest)
+        small = (top < _ODD_ROW * top.max()) | (top.max() < max(_ODD * largest, _ODD_ALL))
         known = top <= 1e3 * self._floor.get(name, torch.zeros_like(top))
         return (top > 0) & small & ~known
 
@@ -191,6 +195,8 @@ class _Noise:
             top = max((float(t[noise[n]].max()) for n, t in tops.items() if bool(noise[n].any())), default=0.0)
             for n, t in tops.items():  # rounding of rounding: below this pass's noise, and nothing at all in float32
                 noise[n] = noise[n] | (odd[n] & (t <= top) & (coarse.get(n, torch.ones_like(t)) == 0))
+            for n in self._jumping(step, tops, odd, coarse, varied=varied):
+                noise[n] = odd[n]
         else:
             noise = odd  # one precision alone cannot tell; the report says that the check ran in float32
         for name, rows in noise.items():
@@ -200,3 +206,31 @@ class _Noise:
                 quiet = rows | (tops[name] == 0)
                 self._floor[name] = torch.where(quiet, floor.clamp_min(float(tops[name][rows].max())), floor)
         return noise
+
+    def _jumping(
+        self, step: int, tops: dict[str, Tensor], odd: dict[str, Tensor], coarse: dict[str, Tensor], *, varied: bool
+    ) -> list[str]:
+        """Gradients below the last digit of the largest, and nothing in float32, that are no smooth function.
+
+        Equal terms that cancel leave rounding in float64 and, by luck, nothing in float32; a slope of 1e-17 is nothing
+        there as well. All weights a millionth larger (so that copies stay copies) leave the slope as it was, and give
+        other rounding.
+        """
+        last_digit = _EPSILON * max((float(t.max()) for t in tops.values()), default=0.0)
+        doubtful = [
+            n
+            for n, t in tops.items()
+            if n in coarse
+            and not bool(coarse[n].any())
+            and bool((odd[n] & (t > _UNDERFLOW)).any())
+            and float(t.max()) <= last_digit
+        ]
+        if not doubtful:
+            return []
+        with self._runner.held.scratch(), torch.no_grad():
+            for p in self._runner.held.params.values():
+                if p.is_floating_point():
+                    p.data.mul_(1 + _MILLIONTH)
+            with torch.enable_grad():
+                again = _tops(self._runner.run(step, varied=varied))
+        return [n for n in doubtful if float((again.get(n, 0 * tops[n]) - tops[n]).abs().max()) > _JUMP * tops[n].max()]

@@ -11,7 +11,7 @@ from symbreak.records import Finding
 
 from .bench import Bench
 from .part import Part, replacing
-from .suited import fresh, suited, suited_std
+from .suited import fresh, moments_of, suited_std
 
 _SANE = 100.0  # times the suited size: beyond it the finite entries are no more to be trusted than the others
 
@@ -38,8 +38,7 @@ def _filled(bench: Bench, name: str) -> torch.Tensor:
     size = float(value[good].square().mean().sqrt()) if bool(good.any()) else 0.0
     usual = suited_std(bench, name)
     if 0 < size < math.inf and usual / _SANE <= size <= usual * _SANE:
-        scheme, fans = suited(bench, name)
-        own = scheme.law(fans).moments().std
+        own = moments_of(bench, name).std
         drawn = drawn * (size / own) if own > 0 else drawn
         return torch.where(good, value, drawn)
     return torch.where(good & (value.abs() <= usual * _SANE), value, drawn)

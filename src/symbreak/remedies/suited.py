@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from symbreak.records import LayerTrace, TensorTrace, Trace
-from symbreak.schemes import Fans, Scheme, constant, fans_of_shape, kaiming_normal, lecun_normal, normal, zeros
+from symbreak.schemes import (
+    Fans,
+    Moments,
+    Place,
+    Scheme,
+    constant,
+    fans_of_shape,
+    kaiming_normal,
+    lecun_normal,
+    normal,
+    zeros,
+)
 
 from .bench import Bench
 
@@ -46,15 +57,18 @@ def suited(bench: Bench, name: str) -> tuple[Scheme, Fans | None]:
 
 def suited_std(bench: Bench, name: str) -> float:
     """The standard deviation a parameter has by the scheme that suits it; TOKENS where that is a constant."""
+    return moments_of(bench, name).std or TOKENS
+
+
+def moments_of(bench: Bench, name: str) -> Moments:
+    """Mean and standard deviation that the suiting scheme promises."""
     scheme, fans = suited(bench, name)
-    moments = scheme.law(fans).moments()
-    return moments.std or TOKENS
+    return scheme.moments(place=Place(shape=tuple(bench.params[name].shape), fans=fans))
 
 
 def fresh(bench: Bench, name: str, *, salt: str = "") -> Tensor:
     """[...] float64: a new draw."""
-    scheme, fans = suited(bench, name)
-    moments = scheme.law(fans).moments()
+    moments = moments_of(bench, name)
     shape = bench.params[name].shape
     return moments.mean + bench.noise(name, shape, moments.std, salt=salt)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from symbreak.records import Claim, LayerTrace, Remedy, Trace
 from symbreak.schemes.activations import BOUNDED
 from symbreak.thresholds import (
     COLLAPSED,
     COLLAPSED_FACTOR,
+    DEPARTURE,
     FIRST_STEP_TOO_LARGE,
     FIRST_STEP_TOO_SMALL,
     LINEAR_SHARE,
@@ -55,7 +57,8 @@ def exploding_gradient(trace: Trace) -> Iterator[Claim]:
 
     Why: one learning rate cannot suit the first and the last layer: what moves the last one throws the first one away.
 
-    Evidence: the largest norm of the whole back-signal in the first and in the last third of the layers, at step 1.
+    Evidence: the norm of the whole back-signal at step 1: the median of the first third of the layers against the
+    largest of the last third. One layer alone, such as a small head, is no matter of depth.
 
     Remedy: weights by a rule that keeps the back-signal's second moment, or a normalisation.
     """
@@ -68,7 +71,8 @@ def vanishing_gradient(trace: Trace) -> Iterator[Claim]:
 
     Why: under SGD the first layers learn that much slower; under Adam they learn from noise.
 
-    Evidence: the largest norm of the whole back-signal in the first and in the last third of the layers, at step 1.
+    Evidence: the norm of the whole back-signal at step 1: the median of the last third of the layers against the
+    largest of the first third. One layer alone, such as a small head, is no matter of depth.
 
     Remedy: weights by a rule that keeps the back-signal's second moment, an activation with a larger slope, residual
     connections, or a normalisation.
@@ -80,14 +84,15 @@ def vanishing_gradient(trace: Trace) -> Iterator[Claim]:
 def saturated_units(trace: Trace) -> Iterator[Claim]:
     """More than half of the samples of a bounded activation lie on its flat part.
 
-    Why: the slope there is at most a tenth of the steepest, so gradients shrink at least tenfold.
+    Why: the slope there is at most a tenth of the steepest, so gradients shrink at least tenfold. A gate, which
+    multiplies another signal, may start open or shut, and is left out.
 
     Evidence: the share of samples and units with such a slope, at step 1.
 
     Remedy: shift and rescale the layer in front by data.
     """
     for a in trace.activations:
-        if a.hidden and a.name in BOUNDED and a.saturated > SATURATED_SHARE:
+        if a.hidden and not a.gate and a.name in BOUNDED and a.saturated > SATURATED_SHARE:
             yield Claim(
                 where=a.where,
                 because=(
@@ -112,13 +117,15 @@ def purely_linear(trace: Trace) -> Iterator[Claim]:
 
     Why: the network is one linear map until the weights have grown.
 
-    Evidence: the share of samples whose slope is at least two thirds of the steepest, in each activation but one that
-    ends the network, at step 1.
+    Evidence: the share of samples whose slope is at least two thirds of the steepest, in each activation that neither
+    ends the network nor is a gate, at step 1; and the network's answer midway between two batches, which for a linear
+    map is the mean of its answers to both. A normalisation or attention in between departs from that.
 
     Remedy: larger weights, or inputs of unit variance.
     """
-    hidden = [a for a in trace.activations if a.hidden]
-    if hidden and all(a.linear >= LINEAR_SHARE for a in hidden):
+    hidden = [a for a in trace.activations if a.hidden and not a.gate]
+    is_linear = trace.departure is not None and trace.departure < DEPARTURE
+    if is_linear and hidden and all(a.linear >= LINEAR_SHARE for a in hidden):
         n, least = len(hidden), min(a.linear for a in hidden)
         who = (
             f"each of the {n} hidden activations works"
@@ -131,7 +138,7 @@ def purely_linear(trace: Trace) -> Iterator[Claim]:
             yield Claim(
                 where=hidden[0].where,
                 because=f"{who} in its linear region on {share}: the network is one linear map so far",
-                evidence={"least_linear_share": least, "activations": n},
+                evidence={"least_linear_share": least, "activations": n, "departure": trace.departure},
                 remedy=Remedy("rescale", moving[0].name, "use larger weights, or inputs of unit variance"),
             )
 
@@ -254,11 +261,11 @@ def _backward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
     gated = any(t.start == "constant" and "scale" in t.roles and t.weight_rms < SMALL_GATE for t in trace.tensors)
     if len(rows) < 3 or gated:
         return
-    head, tail = _ends(rows)
-    early, late = max(r.backward_norm or 0 for r in head), max(r.backward_norm or 0 for r in tail)
+    head, tail = ([r.backward_norm or 0 for r in end] for end in _ends(rows))
+    early, late = (median(head), max(tail)) if grows else (max(head), median(tail))
     if early / late > SCALE_RATIO if grows else late / early > SCALE_RATIO:
         yield Claim(
-            where=head[0].name,
+            where=rows[0].name,
             because=(
                 f"the back-signal {'grows' if grows else 'shrinks'} from {late:.2g} in the last "
                 f"layers to {early:.2g} (l2 norm) in the first"
@@ -266,7 +273,7 @@ def _backward(trace: Trace, *, grows: bool) -> Iterator[Claim]:
             evidence={"last_norm": late, "first_norm": early, "layers": len(rows)},
             remedy=Remedy(
                 "rescale",
-                head[0].name,
+                rows[0].name,
                 "use weights by a rule that keeps the back-signal's second moment, or a normalisation",
             ),
         )

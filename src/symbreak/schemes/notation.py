@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from symbreak.errors import SchemeError, nearest
-from symbreak.schemes.catalogue import CATALOGUE
+from symbreak.schemes.catalogue import CATALOGUE, PROCEDURES
 from symbreak.schemes.scheme import Scheme
 
 ALIASES: dict[str, str] = {
@@ -19,6 +19,14 @@ ALIASES: dict[str, str] = {
     "xavier": "xavier_uniform",
     "glorot": "xavier_uniform",
     "lecun": "lecun_normal",
+    "trunc_normal": "truncated_normal",
+    "eye": "identity",
+    "skipinit": "rezero",
+    "layerscale": "layer_scale",
+    "gpt2": "gpt2_residual",
+    "ZerO": "zero_hadamard",
+    "mu_p": "mup",
+    "forget_bias": "lstm_forget_bias",
 }
 
 
@@ -32,9 +40,30 @@ def find(name: str) -> Callable[..., Scheme]:
     Source: a short name means the form its paper gives: Kaiming and LeCun normal, Xavier uniform.
     """
     canonical = ALIASES.get(name, name)
+    if canonical in PROCEDURES:
+        raise SchemeError(f"{canonical} is a function on tensors, not a scheme: call symbreak.schemes.{canonical}().")
     if canonical not in CATALOGUE:
         raise SchemeError(f"no scheme is called {name!r}. {nearest(name, [*CATALOGUE, *ALIASES])}")
     return CATALOGUE[canonical]
+
+
+def page(name: str) -> str:
+    """The article of a scheme, or of a function on several tensors: how it is written, and its docstring.
+
+    Example:
+        >>> page("he").splitlines()[0]
+        "kaiming_normal(gain=1.4142, mode='fan_in')"
+
+    Source: the docstring.
+    """
+    canonical = ALIASES.get(name, name)
+    function = PROCEDURES.get(canonical)
+    if function is None:
+        known = [*CATALOGUE, *PROCEDURES, *ALIASES]
+        if canonical not in CATALOGUE:
+            raise SchemeError(f"no scheme is called {name!r}. {nearest(name, known)}")
+        function = CATALOGUE[canonical]
+    return f"{usage(function)}\n\n{inspect.getdoc(function)}"
 
 
 def parse(text: str) -> Scheme:
@@ -60,7 +89,7 @@ def parse(text: str) -> Scheme:
         raise SchemeError(f"{stripped!r}: {err} It is written {usage(function)}.") from err
 
 
-def usage(function: Callable[..., Scheme]) -> str:
+def usage(function: Callable[..., Any]) -> str:
     """How a scheme is written, with its defaults.
 
     Example:

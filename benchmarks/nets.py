@@ -1,0 +1,154 @@
+"""Single fits of the estimators against scikit-learn's, side by side in one run, on data that ships with scikit-learn.
+
+    OMP_NUM_THREADS=1 python benchmarks/nets.py [one_neuron ...]
+
+Times are medians over repeats; the contestants take turns, so that a busy machine slows both. Budget of each line: no
+slower than scikit-learn, once the kernels are compiled (the first line says what that takes).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.linear_model import Perceptron as ScikitPerceptron
+from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.preprocessing import StandardScaler
+
+from symbreak.nets import LinearRegression, LogisticRegression, Perceptron
+
+REPEATS = 41
+ROOM = 1.05  # two runs of one program differ by this much
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def against(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int = REPEATS) -> bool:
+    """Print both medians and the median of the paired ratios; whether ours is no slower."""
+    ours(), theirs()
+    rounds = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
+    mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratio = statistics.median(b / a for a, b in rounds)
+    met = ratio * ROOM >= 1
+    print(f"  {what:<78} {mine * 1e3:8.2f} ms {other * 1e3:8.2f} ms {ratio:6.2f} x{'' if met else '  MISSED'}")
+    return met
+
+
+def standard(load: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
+    X, y = load(return_X_y=True)
+    return StandardScaler().fit_transform(X), y
+
+
+# One neuron ------------------------------------------------------------------------------------------------------
+
+
+def one_neuron() -> bool:
+    X, y = standard(load_diabetes)
+    first = seconds(lambda: LinearRegression(batch_size=1, max_epochs=1).fit(X, y))
+    print(f"one neuron; ours, scikit-learn's, how many times faster. First call, compiling or loading: {first:.2f} s")
+    return all([*linear(X, y), *perceptrons(), *logistic()])
+
+
+def linear(X: np.ndarray, y: np.ndarray) -> list[bool]:
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(20_000, 50))
+    b = A @ rng.normal(size=50) + rng.normal(size=len(A))
+    scikit: dict[str, Any] = {
+        "random_state": 0,
+        "tol": None,
+        "penalty": None,
+        "learning_rate": "constant",
+        "eta0": 1e-3,
+    }
+    ours: dict[str, Any] = {"random_state": 0, "eta": 1e-3, "batch_size": 1}
+    return [
+        against(
+            f"LinearRegression, to the minimum; SGDRegressor: diabetes {X.shape}",
+            lambda: LinearRegression().fit(X, y),
+            lambda: SGDRegressor(random_state=0).fit(X, y),
+        ),
+        against(
+            f"the same: made data {A.shape}",
+            lambda: LinearRegression().fit(A, b),
+            lambda: SGDRegressor(random_state=0).fit(A, b),
+            repeats=7,
+        ),
+        against(
+            "online, 20 epochs, one eta: diabetes",
+            lambda: LinearRegression(max_epochs=20, **ours).fit(X, y),
+            lambda: SGDRegressor(max_iter=20, **scikit).fit(X, y),
+        ),
+        against(
+            f"online, 5 epochs, one eta: made data {A.shape}",
+            lambda: LinearRegression(max_epochs=5, **ours).fit(A, b),
+            lambda: SGDRegressor(max_iter=5, **scikit).fit(A, b),
+            repeats=7,
+        ),
+    ]
+
+
+def perceptrons() -> list[bool]:
+    X, y = standard(load_breast_cancer)
+    w0 = np.random.default_rng(0).normal(size=X.shape[1])  # from zeros the two differ, at z = 0
+    met = []
+    for shuffle in (False, True):
+        for epochs in (5, 20, 100):
+            ours = Perceptron(init=w0, shuffle=shuffle, max_epochs=epochs, random_state=0)
+            scikit = ScikitPerceptron(shuffle=shuffle, tol=None, max_iter=epochs, random_state=0)
+            met.append(
+                against(
+                    f"Perceptron, {epochs} epochs{', shuffled' if shuffle else ''}: breast_cancer {X.shape}",
+                    lambda one=ours: one.fit(X, y),  # type: ignore[misc]
+                    lambda one=scikit: one.fit(X, y, coef_init=w0[None].copy()),  # type: ignore[misc]
+                )
+            )
+            if not shuffle:
+                met.append(equal(ours, scikit))
+    X, y = standard(load_digits)
+    W0 = np.random.default_rng(0).normal(size=(10, X.shape[1]))
+    many, others = Perceptron(init=W0, max_epochs=20), ScikitPerceptron(shuffle=False, tol=None, max_iter=20)
+    return [
+        *met,
+        against(
+            f"Perceptron, one of ten against the rest, 20 epochs: digits {X.shape}",
+            lambda: many.fit(X, y),
+            lambda: others.fit(X, y, coef_init=W0.copy()),
+            repeats=7,
+        ),
+        equal(many, others),
+    ]
+
+
+def equal(ours: Any, scikit: Any) -> bool:
+    same = np.array_equal(ours.coef_, scikit.coef_) and np.array_equal(ours.intercept_, scikit.intercept_)
+    print(f"    weights equal to the last bit: {same}")
+    return same
+
+
+def logistic() -> list[bool]:
+    X, y = standard(load_breast_cancer)
+    scikit: dict[str, Any] = {"loss": "log_loss", "tol": None, "penalty": None, "learning_rate": "constant"}
+    return [
+        against(
+            f"LogisticRegression online, 20 epochs; SGDClassifier: breast_cancer {X.shape}",
+            lambda: LogisticRegression(batch_size=1, eta=1e-3, max_epochs=20, random_state=0).fit(X, y),
+            lambda: SGDClassifier(eta0=1e-3, max_iter=20, random_state=0, **scikit).fit(X, y),
+        )
+    ]
+
+
+SECTIONS: dict[str, Callable[[], bool]] = {"one_neuron": one_neuron}
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(SECTIONS)
+    met = [SECTIONS[name]() for name in chosen]  # all of them, also after one that missed
+    sys.exit(0 if all(met) else 1)

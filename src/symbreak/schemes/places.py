@@ -1,0 +1,176 @@
+"""The place of every parameter of a model, as far as its modules tell without being run.
+
+What only running shows (residual branches, written-out activations, the order of execution) is left at its default;
+whoever has traced the model passes it on with `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from symbreak.schemes.activations import ACTIVATIONS, Activation
+from symbreak.schemes.fans import Layout, fans_of, layout_of, weight_of
+from symbreak.schemes.place import Place, Position, Role
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GATES = ("gamma", "gamma_1", "gamma_2", "layer_scale", "lambda_1", "lambda_2", "resweight")
+"""Names of bare vectors and scalars that multiply a residual branch, in LayerScale, ConvNeXt, BEiT and ReZero."""
+
+BY_NAME: tuple[tuple[Role, tuple[str, ...]], ...] = (
+    ("query_key_value", ("in_proj_weight", "qkv", "c_attn", "query_key_value")),
+    ("query_key", ("q_proj", "k_proj", "query", "key", "to_q", "to_k", "wq", "wk")),
+    ("value", ("v_proj", "value", "to_v", "wv")),
+    ("attention_out", ("out_proj", "o_proj", "to_out", "wo")),
+    ("router", ("router",)),
+    ("adapter_in", ("lora_A",)),
+    ("adapter_out", ("lora_B",)),
+)
+"""Words that stand alone between the dots of a linear layer's name, and the role they mean."""
+
+
+def places_of(model: nn.Module) -> dict[str, Place]:
+    """Parameter name -> where it stands. A shared parameter appears once, under its first name.
+
+    Example:
+        >>> from torch import nn
+        >>> places = places_of(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)))
+        >>> [(name, place.role, place.position) for name, place in places.items() if name.endswith("weight")]
+        [('0.weight', 'weight', 'first'), ('1.weight', 'gain', 'hidden'), ('2.weight', 'weight', 'last')]
+
+    Source: the classes of torch.nn; transformers' Conv1D and peft's adapters by what they have.
+    """
+    names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False)))}
+    places: dict[str, Place] = {}
+    for prefix, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            full = f"{prefix}.{own}" if prefix else own
+            if names[id(parameter)] == full:
+                places[full] = _place(module, own, full)
+    weights = [name for name, place in places.items() if place.role in ("weight", "query_key_value") and place.fans]
+    if len(weights) > 1:
+        ends: tuple[tuple[str, Position], ...] = ((weights[0], "first"), (weights[-1], "last"))
+        for name, end in ends:
+            places[name] = replace(places[name], position=end)
+            bias = name.removesuffix("weight") + "bias"
+            if name.endswith("weight") and bias in places:
+                places[bias] = replace(places[bias], position=end)
+    return places
+
+
+def _place(module: nn.Module, own: str, full: str) -> Place:
+    shape = tuple(getattr(module, own).shape)
+    layout = layout_of(module, weight_of(own)) or Layout()
+    place = Place(shape=shape, layout=layout, fans=fans_of(module, own), role=_role(module, own, full))
+    if place.role == "embedding":
+        return replace(place, padding=getattr(module, "padding_idx", None), fans=None)
+    return place
+
+
+def _role(module: nn.Module, own: str, full: str) -> Role:
+    from torch import nn
+
+    bias = "bias" in own and len(getattr(module, own).shape) == 1
+    if "Norm" in type(module).__name__:
+        return "bias" if bias else "gain"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embedding"
+    if isinstance(module, nn.PReLU):
+        return "slope"
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        recurrent = "_hh" in own
+        if bias:
+            return "recurrent_bias" if recurrent else "bias"
+        return "recurrent" if recurrent else "weight"
+    if fans_of(module, own) is None:
+        return (
+            "gate"
+            if own in GATES and max(getattr(module, own).shape, default=1) == getattr(module, own).numel()
+            else "unknown"
+        )
+    if bias:
+        return "bias"
+    words = set(full.split(".")) | {own.removesuffix("_weight") if own != "in_proj_weight" else own}
+    found = (role for role, known in BY_NAME if words & set(known))
+    return next(found, "weight") if layout_of(module, own) is not None else "unknown"
+
+
+@dataclass(frozen=True)
+class Following:
+    """What stands between a layer and the next: the activation, if any, and whether a normalisation comes before it."""
+
+    phi: Activation | None
+    normalised: bool = False
+
+
+def following(model: nn.Module) -> dict[str, Following]:
+    """Layer name -> what follows it, where a Sequential or torch's own transformer layer tells.
+
+    A layer that is absent: not known without running the model. Dropout, pooling and reshaping change nothing.
+
+    Example:
+        >>> from torch import nn
+        >>> following(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU("tanh"), nn.Linear(8, 2)))["0"]
+        Following(phi=gelu('tanh'), normalised=True)
+
+    Source: the order of a Sequential is its order of execution.
+    """
+    from torch import nn
+
+    found: dict[str, Following] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Sequential):
+            found.update(_chain(module, prefix))
+        elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            phi = ACTIVATIONS.get(getattr(module.activation, "__name__", "")) or activation_of(module.activation)
+            start = f"{prefix}." if prefix else ""
+            found[f"{start}linear1"], found[f"{start}linear2"] = Following(phi), Following(None)
+    return found
+
+
+def _chain(sequence: nn.Sequential, prefix: str) -> Iterator[tuple[str, Following]]:
+    waiting, normalised = "", False
+    for name, module in sequence.named_children():
+        phi = activation_of(module)
+        if phi is not None or layout_of(module) is not None:
+            if waiting:
+                yield waiting, Following(phi, normalised)
+            waiting, normalised = "", False
+        if layout_of(module) is not None:
+            waiting = f"{prefix}.{name}" if prefix else name
+        elif "Norm" in type(module).__name__:
+            normalised = True
+        elif phi is None and not _passes_on(module):
+            waiting = ""  # a block of its own: what it begins with is not known
+    if waiting and not prefix:
+        yield waiting, Following(None)
+
+
+def _passes_on(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return any(word in name for word in ("Dropout", "Pool", "Flatten", "Unflatten", "Identity", "DropPath"))
+
+
+def activation_of(module: object) -> Activation | None:
+    """The row of the catalogue that a torch module computes, options included.
+
+    Example:
+        >>> from torch import nn
+        >>> activation_of(nn.LeakyReLU(0.2)), activation_of(nn.Linear(2, 2))
+        (leaky_relu(0.2), None)
+
+    Source: the class, and the attributes its options are kept in.
+    """
+    from symbreak.schemes.elementwise import Elementwise
+
+    if isinstance(module, Elementwise):
+        return module.phi
+    row = next((row for row in ACTIVATIONS.values() if row.cls == type(module).__name__ != "Identity"), None)
+    if row is None:
+        return None
+    if row.name == "prelu":
+        return row
+    return row.having(**{key: getattr(module, key) for key, _ in row.options})
