@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from real_models.couplings import Coupling, find_couplings
-from real_models.faults import MODELS, fresh
-from real_models.injections import INJECTIONS, Injection
-from real_models.oracle import in_float64
+from real_models.faults import MODELS, findings_of, places_of
+from real_models.injections import INJECTIONS, Injection, Place, living
+from real_models.oracle import Alike, fresh, in_float64
 from real_models.table import put_between
 
 KNOWN = ("<!-- begin: known starts, written by real_models.repairs -->", "<!-- end: known starts -->")
@@ -135,50 +134,50 @@ def injected_faults(names: list[str], seed: int, file: str | None) -> Iterator[R
 
 
 def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:
-    import symbreak
-
-    case = fresh(name)
-    in_float64(case)
-    couplings = find_couplings(case, 1, seed)
-    if not couplings:
-        return
-    untouched = fresh(name)
-    report = symbreak.check(untouched.model, untouched.batch, objective=untouched.objective)
-    known = frozenset((f.code, f.where) for f in report.findings if f.severity != "info")
-    zeros = frozenset(n for n, p in untouched.model.named_parameters() if not p.any())
+    """Every injection that training calls fatal, at one place of its kind."""
+    found: dict[Any, list[Place]] = {}
+    untouched: dict[Any, tuple[frozenset[tuple[str, str]], frozenset[str]]] = {}
+    living.cache_clear()
     for injection in INJECTIONS:
         gc.collect()  # the models of the last fault
-        if truth_of(name, injection, couplings[0]) == "fatal":
-            yield one(name, injection, couplings[0], known, zeros)
+        if injection.find not in found:
+            found[injection.find] = places_of(name, injection, 1, seed)
+        for place in found[injection.find]:
+            if truth_of(name, injection, place) != "fatal":
+                continue
+            if injection.recast not in untouched:
+                case = injection.recast(fresh(name))
+                zeros = frozenset(n for n, p in case.model.named_parameters() if not p.any())
+                untouched[injection.recast] = frozenset(findings_of(case)), zeros
+            yield one(name, injection, place, *untouched[injection.recast])
 
 
-def truth_of(name: str, injection: Injection, coupling: Coupling) -> str:
-    """What training says of the injected model; nothing where it is not what the injection is known to do."""
-    case = fresh(name)
-    if not injection.inject(case.model, coupling):
+def truth_of(name: str, injection: Injection, place: Place) -> str:
+    """What training says of the injected model; nothing where this place has no room for the injection."""
+    case = injection.recast(fresh(name))
+    if not injection.inject(case.model, place):
         return ""
     in_float64(case)
-    truth = injection.truth(case, coupling)
-    return truth if injection.expected in (None, truth) else ""
+    try:
+        return injection.truth(case, place)
+    except Exception:
+        return ""
 
 
 def one(
-    name: str, injection: Injection, coupling: Coupling, known: frozenset[tuple[str, str]], zeros: frozenset[str]
+    name: str, injection: Injection, place: Place, known: frozenset[tuple[str, str]], zeros: frozenset[str]
 ) -> Repair:
-    where = f"{coupling.producer} -> {coupling.consumer}"
-    case = fresh(name)
-    injection.inject(case.model, coupling)
-    put_to_zero = frozenset(n for n, p in case.model.named_parameters() if not p.any())
+    case = injection.recast(fresh(name))
+    injection.inject(case.model, place)
+    still = frozenset(n for n, p in case.model.named_parameters() if not p.any())
+    asked = {"loss": case.loss} if isinstance(case, Alike) else {"objective": case.objective}
     try:
-        found = repaired(
-            name, injection.name, where, case.model, case.batch, known, zeros & put_to_zero, objective=case.objective
-        )
+        found = repaired(name, injection.name, str(place), case.model, case.batch, known, zeros & still, **asked)
     except Exception as error:
-        return Repair(
-            name, injection.name, where, "", "error", False, (), 0, None, 0, 0.0, f"{type(error).__name__}: {error}"
-        )
+        said = f"{type(error).__name__}: {error}"
+        return Repair(name, injection.name, str(place), "", "error", False, (), 0, None, 0, 0.0, left=said)
     in_float64(case)
-    judged = injection.truth(case, coupling)
+    judged = injection.truth(case, place)
     return Repair(**{**asdict(found), "judged": judged, "healed": found.healed and judged != "fatal"})
 
 
