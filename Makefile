@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := src tests real_models benchmarks examples
 
-.PHONY: demo test check-style test-fast test-slow real-models real-models-all faults bench clean
+.PHONY: demo test check-style test-fast test-slow real-models real-models-all faults repairs bench clean
 
 demo: $(VENV)/.installed
 	@sh examples/demo.sh $(BIN)/symbreak
@@ -32,6 +32,9 @@ real-models-all: $(VENV)/.real-full
 
 faults: $(VENV)/.real
 	$(BIN)/python -m real_models.faults
+
+repairs: $(VENV)/.real
+	$(BIN)/python -m real_models.repairs --markdown docs/repairs.md
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/probe.py

@@ -45,7 +45,11 @@ def some_of(places: list[str]) -> str:
 
 def put_between_markers(page: Path, text: str) -> None:
     """Replace what stands between the two markers, and nothing else."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
-    assert found, f"{page} lacks {BEGIN} or {END}"
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    put_between(page, BEGIN, END, text)
+
+
+def put_between(page: Path, begin: str, end: str, text: str) -> None:
+    before, _, rest = page.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f"{page} lacks {begin} or {end}"
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

@@ -59,6 +59,7 @@ ORDER = [
     "SB404",
     "SB405",
     "SB406",
+    "SB407",
     "SB901",
 ]
 
@@ -91,6 +92,7 @@ FIRES = {
     "SB404": ("weight", (), "unknown"),
     "SB405": ("0.weight", (), "healthy"),
     "SB406": ("0", (), "healthy"),
+    "SB407": ("0", (), "degraded"),
     "SB901": ("Kernel", (), "healthy"),
 }
 """code -> (where, units, verdict) of the firing twin"""

@@ -14,17 +14,27 @@ def test_public_names() -> None:
     assert sorted(symbreak.__all__) == [
         "Explanation",
         "Finding",
+        "Plan",
         "Report",
         "SymbreakError",
         "__version__",
         "check",
         "explain",
+        "fix",
         "nets",
         "schemes",
     ]
     assert dir(symbreak) == sorted(symbreak.__all__)
     for name in symbreak.__all__:
         assert getattr(symbreak, name) is not None
+
+
+def test_fix_is_always_the_function() -> None:
+    code = (
+        "import symbreak, symbreak._fix, symbreak.remedies; assert callable(symbreak.fix); print(symbreak.fix.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fix"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -35,6 +45,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize(
     ("code", "loads"),
     [("import symbreak", False), ("import symbreak.rules", False), ("import symbreak; symbreak.check", False),
+     ("import symbreak; symbreak.fix", False),
      ("import symbreak; symbreak.explain", False),
      ("import symbreak.probe", True)],
 )  # fmt: skip

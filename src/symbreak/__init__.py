@@ -16,18 +16,22 @@ from .errors import SymbreakError
 if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
+    from ._fix import fix
     from .explanations import Explanation, explain
     from .records import Finding
+    from .remedies import Plan
     from .report import Report
 
 __all__ = [
     "Explanation",
     "Finding",
+    "Plan",
     "Report",
     "SymbreakError",
     "__version__",
     "check",
     "explain",
+    "fix",
     "nets",
     "schemes",
 ]
@@ -37,8 +41,10 @@ _WHERE = {
     "explain": ".explanations",
     "Explanation": ".explanations",
     "Finding": ".records",
-    "Report": ".report",
+    "fix": "._fix",
     "nets": ".nets",
+    "Plan": ".remedies",
+    "Report": ".report",
     "schemes": ".schemes",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, nearest
+from .records import Asked
 from .report import Report
 from .rules import judge, validate_codes
 
@@ -66,13 +67,14 @@ def check(
         >>> report.verdict, report.wakeup["2.bias"], report.wakeup["0.weight"]
         ('stuck', 1, None)
     """
-    from .probe import look
+    from .probe import fingerprint, look, unwrap
 
     validate_codes(select, ignore)
     started = time.perf_counter()
     trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
     findings, verdict = judge(trace, select=select, ignore=ignore)
-    return Report(verdict, findings, trace, time.perf_counter() - started)
+    asked = Asked(batch, loss, objective, optimizer, seed, fingerprint(unwrap(model)))
+    return Report(verdict, findings, trace, time.perf_counter() - started, asked)
 
 
 def _optimizer(optimizer: str | Optimizer) -> tuple[str, float]:

@@ -216,6 +216,89 @@ def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None, str], None]
             stream.flush()
 
 
+# fix -------------------------------------------------------------------------------------------------------------
+
+
+@main.command(short_help="The smallest repair of TARGET.")
+@click.argument("target")
+@click.option("--data", metavar="DATA", help="What to look at the model with, as for check.")
+@click.option("--loss", metavar="LOSS", help="mse, ce, bce, l1, huber, nll or file.py:callable.")
+@click.option("--init", metavar="SCHEME", help="Start of a built-in model, such as zeros or 'normal(0.02)'.")
+@click.option("--seed", type=click.IntRange(0, config.LARGEST_SEED), help="Of weights and probe.  [default: 0]")
+@click.option(
+    "--optimizer", default="sgd", show_default=True, metavar="NAME", help="What the first steps are taken with."
+)
+@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: SB101, or SB1 for all of its kind.")
+@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules.")
+@click.option("--diff", is_flag=True, help="Add the old and the new numbers of each tensor.")
+@click.option("--unsafe", is_flag=True, help="Also change tensors that look trained.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the mended weights (safetensors)."
+)
+@debugged
+@told
+def fix(
+    target: str,
+    data: str | None,
+    loss: str | None,
+    init: str | None,
+    seed: int | None,
+    optimizer: str,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    diff: bool,
+    unsafe: bool,
+    output: Path | None,
+) -> int:
+    """Plan the smallest repair of TARGET, and say what it keeps. Runs the code of TARGET and DATA.
+
+    TARGET and DATA as for check. Nothing is written without -o, and never over a file that is there.
+
+    Exit code: 0 nothing (left) to heal, 1 errors or warnings are left, 2 the model could not be built or run.
+    """
+    settings = config.read(Path.cwd())
+    seed = settings.seed if seed is None else seed
+    if output is not None:
+        _refuse_output(output)
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # user code may print
+        progress(0, None, "importing torch")
+        import symbreak
+        from symbreak import targets
+
+        job = targets.build(target, data=data, loss=loss, init=init, seed=seed)
+        report = symbreak.check(
+            job.model,
+            job.batch,
+            job.loss,
+            objective=job.objective,
+            optimizer=optimizer,
+            seed=seed,
+            select=_codes(select) or settings.select,
+            ignore=_codes(ignore) or settings.ignore,
+            progress=progress,
+        )
+        plan = symbreak.fix(job.model, report, unsafe=unsafe, progress=progress)
+    click.echo(f"{job.name}\n{job.note}".strip(), err=True)
+    _say(plan.to_text(width=_width(), diff=diff))
+    if output is not None:
+        plan.save(output)
+        click.echo(f"written: {output}", err=True)
+    return FINDINGS if plan.left else CLEAN
+
+
+def _refuse_output(output: Path) -> None:
+    if output.suffix != ".safetensors":
+        raise SymbreakError(f"-o {output}: weights are written as safetensors; name it {output.stem}.safetensors.")
+    if output.exists():
+        raise SymbreakError(f"-o {output}: there is such a file, and fix never writes over one. Choose another name.")
+    if not output.parent.is_dir():
+        raise SymbreakError(f"-o {output}: there is no folder {output.parent}.")
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else 100
+
+
 # explain ---------------------------------------------------------------------------------------------------------
 
 

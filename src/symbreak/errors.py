@@ -34,6 +34,10 @@ class DataError(SymbreakError):
     """A DATA argument that cannot be found or read."""
 
 
+class RemedyError(SymbreakError):
+    """A repair that cannot be made, carried out or undone: another model, other weights, memory that is read-only."""
+
+
 class ConfigError(SymbreakError):
     """A setting in `[tool.symbreak]`, a rule code or an option value that is not known."""
 

@@ -53,6 +53,22 @@ class Finding:
     decisive: bool = True
 
 
+Fingerprint = Mapping[str, tuple[Any, ...]]
+"""Parameter -> shape, dtype and a digest of its bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a check was given, so that a repair can ask the same again: references, never copies."""
+
+    batch: Any
+    loss: Any
+    objective: Any
+    optimizer: Any
+    seed: int
+    fingerprint: Fingerprint
+
+
 # ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
 
 Status = Literal["live", "frozen", "unused", "starved", "absorbed", "tied", "asleep"]
@@ -200,6 +216,21 @@ class TwinModules:
 
 
 @dataclass(frozen=True)
+class WrongFan:
+    """A weight whose size a usual formula explains with the fans that its shape suggests, which are not its own."""
+
+    layer: str
+    tensor: str
+    kind: str
+    formula: str
+    used: tuple[int, int]  # fan_in, fan_out as torch.nn.init reads them off the shape
+    right: tuple[int, int]
+    size: float  # root mean square of the weight
+    factor: float  # what brings it to the size by the right fans
+    hidden: bool  # scaling it moves no output: a normalisation stands behind it
+
+
+@dataclass(frozen=True)
 class Trace:
     """Everything one probe saw. Rules, report and remedies only read it."""
 
@@ -219,6 +250,7 @@ class Trace:
     slices: tuple[SliceClasses, ...] = ()
     twins: tuple[TwinModules, ...] = ()
     equal_tensors: tuple[tuple[str, ...], ...] = ()
+    wrong_fans: tuple[WrongFan, ...] = ()
     width: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     inputs: tuple[InputTrace, ...] = ()
     target: TargetTrace | None = None

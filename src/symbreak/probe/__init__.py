@@ -5,6 +5,7 @@ the ladder, copies.py finds units that are one, sleepers.py explains what never 
 signal.py and slopes.py measure scale and linear regions, look.py tells the story.
 """
 
-from .look import look
+from .fingerprint import fingerprint
+from .look import look, unwrap
 
-__all__ = ["look"]
+__all__ = ["fingerprint", "look", "unwrap"]

@@ -114,6 +114,15 @@ def borrow(model: nn.Module, extra: Sequence[Any], dtype: torch.dtype) -> Iterat
         yield Borrowed(model, things, dtype, device)
 
 
+@contextlib.contextmanager
+def swapped(values: Iterable[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
+    """Other values in place of some parameters for a while; nothing of the originals is touched."""
+    with contextlib.ExitStack() as stack:
+        for p, value in values:
+            stack.callback(_lend_tensor(p, value.detach()))
+        yield
+
+
 # ---- the world around the model --------------------------------------------------------------------------------------
 
 

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from symbreak.errors import ModelError
-from symbreak.records import SliceClasses, Status, TensorTrace, Trace, TwinModules
+from symbreak.records import SliceClasses, Status, TensorTrace, Trace, TwinModules, WrongFan
 
 from . import signal
 from .borrow import Borrowed, borrow
 from .copies import CopyLog, Slices, Twins, widths
+from .fans import wrong_fans
 from .graph import Blocked, Graph
 from .linearity import departure
 from .observe import Site, layer_name
 from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
-from .sleepers import Sleepers, investigate
+from .sleepers import Sleepers, investigate, scale_moves
 from .task import Task, explain_forward_error
 from .wakeup import Ladder, climb, rms
 
@@ -50,7 +51,7 @@ def look(
     Raises:
         SymbreakError: a mistake of the caller, or the caller's forward raised.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     _refuse(model)
     broken = _nonfinite_parameters(model)
     if broken:
@@ -116,6 +117,7 @@ def _look(
             slices=tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated),
             twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
             equal_tensors=signal.equal_tensors(held.params),
+            wrong_fans=_wrong_fans(runner, first) if not ladder.nonfinite else (),
             width=widths(slices, first.seen.sites, outputs),
             inputs=signal.inputs(first, runner.task.inferred),
             target=signal.target(first, loss),
@@ -129,12 +131,12 @@ def _look(
 # ---- before the probe ------------------------------------------------------------------------------------------
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module behind torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrap(model.module)
+        return unwrap(model.module)
     inner = getattr(model, "_orig_mod", None)
-    return _unwrap(inner) if isinstance(inner, nn.Module) else model
+    return unwrap(inner) if isinstance(inner, nn.Module) else model
 
 
 def _refuse(model: nn.Module) -> None:
@@ -313,6 +315,16 @@ def _classes(s: Slices, held: Borrowed, sites: Mapping[str, Site]) -> SliceClass
         separated_at=s.separated_at,
         largest_difference=s.defect,
         live_steps=s.steps,
+    )
+
+
+def _wrong_fans(runner: Runner, first: Pass) -> tuple[WrongFan, ...]:
+    sites = {site.weight: site for site in first.seen.sites.values()}
+    return wrong_fans(
+        first.seen,
+        runner.held.params,
+        scale_moves(runner),
+        lambda weight: sites[weight].heads or _heads(runner.held.model, weight),
     )
 
 

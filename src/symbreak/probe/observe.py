@@ -62,6 +62,7 @@ class Site:
     out_axis: int | None  # of the weight
     in_axis: int | None
     bias: str | None = None
+    groups: int = 1
     gates: int = 1
     heads: int | None = None
     from_data: bool = False  # its input depends on no parameter
@@ -92,6 +93,8 @@ class Activation:
     dead: Tensor  # [o] slope exactly 0 on every sample
     negative: Tensor  # [o] every pre-activation below 0
     margin: Tensor  # [o] how many standard deviations the mean lies below 0
+    mean: Tensor  # [o] of the pre-activation
+    std: Tensor  # [o] likewise
     node: Any
     gate: bool = False  # it multiplies another signal
 
@@ -292,6 +295,7 @@ class Observer(TorchFunctionMode):
         axes = (layout.in_axis, layout.out_axis) if tag.flipped else (layout.out_axis, layout.in_axis)
         site = self._site(max(tag.names, key=self._sizes.__getitem__), name, *axes)
         site.bias = bias.names[-1] if bias is not None else site.bias
+        site.groups = layout.groups
         site.from_data = data is not None and not data.requires_grad
         self._watch(site, result, layout.unit_axis)
 
@@ -387,6 +391,8 @@ class Observer(TorchFunctionMode):
             dead=(size == 0).all(0),
             negative=rows.amax(0) < 0,
             margin=_margin(mean, std),
+            mean=mean,
+            std=std,
             node=result.grad_fn,
         )
         self.seen.activations.append(activation)
@@ -430,10 +436,16 @@ class _Layout:
     unit_axis: int  # of the result
     out_axis: int | None  # of the weight
     in_axis: int | None
+    groups: int = 1
 
 
 def _argument(args: Any, kwargs: Any, position: int, key: str) -> Any:
     return args[position] if len(args) > position else kwargs.get(key)
+
+
+def _groups(args: Any, kwargs: Any) -> int:
+    """Of any convolution, transposed or not: the seventh argument."""
+    return int(_argument(args, kwargs, 6, "groups") or 1)
 
 
 def _layout(name: str, args: Any, kwargs: Any, result: Tensor) -> _Layout | None:
@@ -441,9 +453,9 @@ def _layout(name: str, args: Any, kwargs: Any, result: Tensor) -> _Layout | None
     if name == "linear":
         return _Layout(weight, bias, -1, 0, 1)
     if name in ("conv1d", "conv2d", "conv3d"):
-        return _Layout(weight, bias, result.dim() - 1 - int(name[4]), 0, 1)
+        return _Layout(weight, bias, result.dim() - 1 - int(name[4]), 0, 1, _groups(args, kwargs))
     if name.startswith("conv_transpose"):
-        return _Layout(weight, bias, result.dim() - 1 - int(name[14]), 1, 0)
+        return _Layout(weight, bias, result.dim() - 1 - int(name[14]), 1, 0, _groups(args, kwargs))
     if name == "embedding":
         return _Layout(weight, None, -1, 1, None)
     if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm"):

@@ -7,7 +7,7 @@ parameter and see whether any output moves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from .project import slice_tops
 from .wakeup import Ladder, climb, nominal_scale, scale
 
 SHIFT = 1e-3  # of the scale: small enough to stay on one side of a ReLU or a max
+_FELT = 0.1  # of the output's size: doubling a weight behind which no norm stands moves it by more
 _STILL = {torch.float64: 1e-8, torch.float32: 1e-4}  # relative movement of the outputs that counts as none
 
 
@@ -223,6 +224,31 @@ def _moves(
                 p.add_(noise * rows * (shift * max(scale(p), 0.1)))
         after = runner.outputs(1, felt=felt)
     return any(_differs(a, b, _STILL.get(held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
+
+
+def scale_moves(runner: Runner) -> Callable[[Mapping[str, float], Mapping[str, float]], bool]:
+    """A function of two maps parameter -> factor: do the outputs differ between these scalings?"""
+
+    def scaled(factors: Mapping[str, float]) -> tuple[Tensor, ...]:
+        with runner.held.scratch():
+            with torch.no_grad():
+                for name, factor in factors.items():
+                    runner.held.params[name].data.mul_(factor)
+            return runner.outputs(1)
+
+    def moves(some: Mapping[str, float], others: Mapping[str, float]) -> bool:
+        runner.what = "scaling what may have the wrong fan"
+        before, after = scaled(some), scaled(others)
+        return any(_differs(*_spread(a, b), _FELT) for a, b in zip(before, after, strict=True))
+
+    return moves
+
+
+def _spread(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, less their means over the samples: a bias keeps an output up, whatever becomes of the signal."""
+    if a.shape != b.shape or a.dim() < 2 or a.shape[0] < 2:
+        return a, b
+    return a - a.mean(0), b - b.mean(0)
 
 
 def _differs(a: Tensor, b: Tensor, still: float) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from symbreak.records import Finding, LayerTrace, Trace, Verdict
+from symbreak.records import Asked, Finding, LayerTrace, Trace, Verdict
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Report:
     findings: tuple[Finding, ...]
     trace: Trace
     seconds: float = 0.0
+    _asked: Asked | None = field(default=None, repr=False, compare=False)  # for `fix`, which asks again
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle is the answer alone: a loss may be a lambda, and a batch is large."""
+        return {name: value for name, value in vars(self).items() if name != "_asked"}
 
     @property
     def wakeup(self) -> Mapping[str, int | None]:

@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     weights.non_finite,
     weights.identical_draws,
     weights.depth_copies,
+    weights.wrong_fan,
     weights.not_checked,
 )
 _RANK: tuple[Verdict, ...] = ("unknown", "stuck", "redundant", "degraded", "healthy")

@@ -783,6 +783,32 @@ def depth_copies_silent() -> Start:
 
 
 @seeded
+def wrong_fan_fires() -> Start:
+    """Depthwise convolutions, each filter reading one channel, scaled as if it fed all 32 of them."""
+    import torch
+    from torch import nn
+
+    layers = [nn.Conv2d(32, 32, 3, padding=1, groups=32) for _ in range(4)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    net = nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU())))
+    return net, torch.randn(8, 32, 6, 6), None
+
+
+@seeded
+def wrong_fan_silent() -> Start:
+    """The same convolutions, scaled by the nine numbers that each filter reads."""
+    import torch
+    from torch import nn
+
+    layers = [nn.Conv2d(32, 32, 3, padding=1, groups=32) for _ in range(4)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_in")
+    net = nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU())))
+    return net, torch.randn(8, 32, 6, 6), None
+
+
+@seeded
 def not_checked_fires() -> Start:
     """A forward that takes float32 only, as hand-written kernels do."""
     import torch
@@ -849,6 +875,7 @@ TWINS: dict[str, tuple[Twin, Twin]] = {
     "SB404": (non_finite_fires, non_finite_silent),
     "SB405": (identical_draws_fires, identical_draws_silent),
     "SB406": (depth_copies_fires, depth_copies_silent),
+    "SB407": (wrong_fan_fires, wrong_fan_silent),
     "SB901": (not_checked_fires, not_checked_silent),
 }
 """Rule code -> (where it fires, the same repaired)."""

@@ -1,4 +1,4 @@
-"""What the values alone say, and what could not be looked at (SB404-SB406, SB901)."""
+"""What the values alone say, and what could not be looked at (SB404-SB407, SB901)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from symbreak.records import Claim, Remedy, Trace
 
-from .grouping import layers, listed, some
+from .grouping import called, layers, listed, some
 from .rule import rule
 
 
@@ -91,6 +91,43 @@ def depth_copies(trace: Trace) -> Iterator[Claim]:
                 ),
                 evidence={"modules": list(twin.modules)},
             )
+
+
+@rule("SB407", "wrong-fan", "warning", "degraded")
+def wrong_fan(trace: Trace) -> Iterator[Claim]:
+    """Weights scaled by a fan that is not theirs: grouped, transposed, stacked or fused.
+
+    Why: torch.nn.init reads the fans off the shape. A grouped convolution's output channels do not all see one input, a
+    transposed convolution's first axis is its input, a stack of experts holds many matrices, a fused projection three:
+    the weights start too small or too large by the square root of that number, layer after layer.
+
+    Evidence: the size of the weights is what a usual formula gives with the shape's fans, within four standard errors
+    over all layers of the kind, and not what any gives with the right ones. Where doubling the weights moves no output,
+    a normalisation hides the mistake, and it is told as information.
+
+    Remedy: scale by the fans of one group or one matrix (`symbreak.schemes.fans_of`).
+    """
+    for w in trace.wrong_fans:
+        place = called(trace, w.layer)
+        by = f"fan_in={w.right[0]}, fan_out={w.right[1]}"
+        hidden = "; a normalisation behind it hides that" if w.hidden else ""
+        yield Claim(
+            where=w.layer,
+            severity="info" if w.hidden else None,
+            because=(
+                f"the weights of {place}, a {w.kind}, have size {w.size:.3g}: {w.formula} with the fans of the shape "
+                f"({w.used[0]}, {w.used[1]}), not its own ({by}); {_off(w.factor)}{hidden}"
+            ),
+            evidence={
+                "tensor": w.tensor, "kind": w.kind, "used": f"{w.formula} with the fans {w.used} of the shape",
+                "right": f"the same with its own fans {w.right}", "factor": w.factor, "hidden": w.hidden,
+            },
+            remedy=None if w.hidden else Remedy("rescale", w.tensor, f"multiply {w.tensor} by {w.factor:.3g}"),
+        )  # fmt: skip
+
+
+def _off(factor: float) -> str:
+    return f"too small by {factor:.3g}" if factor > 1 else f"too large by {1 / factor:.3g}"
 
 
 @rule("SB901", "not-checked", "info")

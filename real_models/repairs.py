@@ -1,0 +1,246 @@
+"""Repair known faults and count what heals: `python -m real_models.repairs [NAME...] [--markdown FILE]`.
+
+Two beds. The fatal rows of the ground truth (tests/ground_truth), small replicas with known truth. And the faults of
+`injections`, put into real models: those that training calls fatal are repaired, and training the repaired model says
+whether they still are. Healed: the new check has no error or warning that the untouched model has not, and training no
+longer calls it fatal. A benign zero is a tensor that is all zero in the untouched model; a bias that moves because
+its unit is dead is not counted.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from real_models.faults import MODELS, findings_of, places_of
+from real_models.injections import INJECTIONS, Injection, Place, living
+from real_models.oracle import Alike, fresh, in_float64
+from real_models.table import put_between
+
+KNOWN = ("<!-- begin: known starts, written by real_models.repairs -->", "<!-- end: known starts -->")
+INJECTED = ("<!-- begin: injected faults, written by real_models.repairs -->", "<!-- end: injected faults -->")
+KEPT = 1e-4  # a change of the outputs below this share of their size is the rounding of float32 weights
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One start, before and after. `judged` is what training says of the repaired model, where it was asked."""
+
+    model: str
+    fault: str
+    where: str
+    before: str
+    after: str
+    healed: bool
+    changes: tuple[str, ...]
+    tensors: int
+    function_change: float | None
+    zeros_touched: int
+    seconds: float
+    judged: str = ""
+    left: str = ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m real_models.repairs", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="real models; none: those of real_models.faults")
+    parser.add_argument("--known-only", action="store_true", help="only the starts of tests/ground_truth")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", metavar="FILE", help="write every repair; repairs that FILE holds are not done again")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables between the markers of this page")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)  # small models: more threads cost more than they give
+    known = list(known_starts())
+    print(summary_of_known(known), flush=True)
+    injected: list[Repair] = []
+    if not options.known_only:
+        injected = list(injected_faults(options.names or MODELS.split(), options.seed, options.json))
+        print(summary_of_injected(injected))
+    if options.markdown:
+        page = Path(options.markdown)
+        put_between(page, *KNOWN, table_of_known(known) + "\n\n" + summary_of_known(known))
+        if injected:
+            put_between(page, *INJECTED, table_of_injected(injected) + "\n\n" + summary_of_injected(injected))
+    return 0 if all(r.healed or r.left for r in (*known, *injected)) else 1
+
+
+# ---- starts whose truth is known -------------------------------------------------------------------------------------
+
+
+def known_starts() -> Iterator[Repair]:
+    """Every start of the ground truth that is not healthy."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from ground_truth import conditions, fatal
+
+    for case in (*fatal.CASES, *conditions.CASES):
+        if "healthy" not in case.verdict:
+            yield repaired(case.name, "", "", case.model(), case.batch, loss=case.loss)
+
+
+def repaired(
+    name: str, fault: str, where: str, model: nn.Module, batch: Any, known: frozenset[tuple[str, str]] = frozenset(),
+    zeros: frozenset[str] = frozenset(), **asked: Any,
+) -> Repair:  # fmt: skip
+    """Check, fix, apply. `known`: findings of the untouched model; `zeros`: its tensors that are all zero."""
+    import symbreak
+
+    report = symbreak.check(model, batch, **asked)
+    started = time.perf_counter()
+    plan = symbreak.fix(model, report)
+    seconds = time.perf_counter() - started
+    left = [u for u in plan.left if (u.finding.code, u.finding.where) not in known]
+    plan.apply()
+    parameters, shifted = dict(model.named_parameters()), {c.tensor for c in plan.changes if "shift" in c.actions}
+    return Repair(
+        model=name, fault=fault, where=where, before=report.verdict, after=plan.after.verdict, healed=not left,
+        changes=tuple(f"{'+'.join(c.actions)} {c.tensor}" for c in plan.changes), tensors=len(parameters),
+        function_change=plan.function_change, zeros_touched=sum(bool(parameters[n].any()) for n in zeros - shifted),
+        seconds=seconds, left="; ".join(f"{u.finding.code} {u.finding.where}: {u.reason}" for u in left[:3]),
+    )  # fmt: skip
+
+
+# ---- faults in real models -------------------------------------------------------------------------------------------
+
+
+def injected_faults(names: list[str], seed: int, file: str | None) -> Iterator[Repair]:
+    """The fatal injections of each model; with a file, what it holds is taken from there and what is new is added."""
+    done = [Repair(**row) for row in json.loads(Path(file).read_text())] if file and Path(file).is_file() else []
+    for name in names:
+        kept = [r for r in done if r.model == name]
+        if kept:
+            yield from kept
+            continue
+        started = time.perf_counter()
+        fresh_ones = list(faults_of(name, seed))
+        for r in fresh_ones:
+            if not r.healed:
+                print(f"  not healed: {r.model}, {r.fault}, {r.where} ({r.judged or r.left})")
+        print(f"{name}: {len(fresh_ones)} fatal faults, {time.perf_counter() - started:.1f} s", flush=True)
+        done += fresh_ones
+        if file:
+            Path(file).write_text(json.dumps([asdict(r) for r in done], indent=1))
+        yield from fresh_ones
+
+
+def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:
+    """Every injection that training calls fatal, at one place of its kind."""
+    found: dict[Any, list[Place]] = {}
+    untouched: dict[Any, tuple[frozenset[tuple[str, str]], frozenset[str]]] = {}
+    living.cache_clear()
+    for injection in INJECTIONS:
+        gc.collect()  # the models of the last fault
+        if injection.find not in found:
+            found[injection.find] = places_of(name, injection, 1, seed)
+        for place in found[injection.find]:
+            if truth_of(name, injection, place) != "fatal":
+                continue
+            if injection.recast not in untouched:
+                case = injection.recast(fresh(name))
+                zeros = frozenset(n for n, p in case.model.named_parameters() if not p.any())
+                untouched[injection.recast] = frozenset(findings_of(case)), zeros
+            yield one(name, injection, place, *untouched[injection.recast])
+
+
+def truth_of(name: str, injection: Injection, place: Place) -> str:
+    """What training says of the injected model; nothing where this place has no room for the injection."""
+    case = injection.recast(fresh(name))
+    if not injection.inject(case.model, place):
+        return ""
+    in_float64(case)
+    try:
+        return injection.truth(case, place)
+    except Exception:
+        return ""
+
+
+def one(
+    name: str, injection: Injection, place: Place, known: frozenset[tuple[str, str]], zeros: frozenset[str]
+) -> Repair:
+    case = injection.recast(fresh(name))
+    injection.inject(case.model, place)
+    still = frozenset(n for n, p in case.model.named_parameters() if not p.any())
+    asked = {"loss": case.loss} if isinstance(case, Alike) else {"objective": case.objective}
+    try:
+        found = repaired(name, injection.name, str(place), case.model, case.batch, known, zeros & still, **asked)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        return Repair(name, injection.name, str(place), "", "error", False, (), 0, None, 0, 0.0, left=said)
+    in_float64(case)
+    judged = injection.truth(case, place)
+    return Repair(**{**asdict(found), "judged": judged, "healed": found.healed and judged != "fatal"})
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table_of_known(repairs: list[Repair]) -> str:
+    head = "| start | before | after | outputs change by | tensors changed | what is done |\n|---|---|---|---|---|---|"
+    return "\n".join([head, *map(known_row, repairs)])
+
+
+def known_row(r: Repair) -> str:
+    counts = f"{len(r.changes)} of {r.tensors}"
+    return f"| {r.model} | {r.before} | {r.after} | {size(r.function_change)} | {counts} | {told(r)} |"
+
+
+def table_of_injected(repairs: list[Repair]) -> str:
+    head = (
+        "| fault | fatal in | healed | outputs kept | change where not (median) | tensors changed (median, most) |\n"
+        "|---|---|---|---|---|---|"
+    )
+    lines = [head]
+    for fault in dict.fromkeys(r.fault for r in repairs):
+        some = [r for r in repairs if r.fault == fault]
+        moved = [r.function_change for r in some if r.function_change is not None and r.function_change > KEPT]
+        counts = [len(r.changes) for r in some]
+        healed, change = sum(r.healed for r in some), size(median(moved)) if moved else ""
+        counted = f"{median(counts):g}, {max(counts)}"
+        lines.append(f"| {fault} | {len(some)} | {healed} | {kept(some)} | {change} | {counted} |")
+    return "\n".join(lines)
+
+
+def told(r: Repair) -> str:
+    shown = ", ".join(f"`{c}`" for c in r.changes[:3])
+    more = f" and {len(r.changes) - 3} more" if len(r.changes) > 3 else ""
+    return (shown + more + (f"; left: {r.left}" if r.left else "")) or "nothing"
+
+
+def size(change: float | None) -> str:
+    return "not measured" if change is None else "0" if change == 0 else f"{change:.1e}"
+
+
+def summary_of_known(repairs: list[Repair]) -> str:
+    return (
+        f"{sum(r.healed for r in repairs)} of {len(repairs)} known faults healed, {kept(repairs)} without a change of "
+        f"the outputs; {median(len(r.changes) for r in repairs):g} tensors changed at the median."
+    )
+
+
+def summary_of_injected(repairs: list[Repair]) -> str:
+    if not repairs:
+        return "No fatal faults."
+    healed, models = sum(r.healed for r in repairs), len({r.model for r in repairs})
+    return (
+        f"{healed} of {len(repairs)} fatal faults in {models} real models healed, {kept(repairs)} without a change of "
+        f"the outputs; {sum(r.zeros_touched for r in repairs)} benign zeros touched; a repair took "
+        f"{median(r.seconds for r in repairs):.1f} s at the median."
+    )
+
+
+def kept(repairs: list[Repair]) -> int:
+    return sum(r.function_change is not None and r.function_change <= KEPT for r in repairs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
