@@ -168,9 +168,10 @@ def test_the_scale_oracle_tells_a_lost_signal(scale: float, truth: str) -> None:
 def test_rounding_shrinks_with_the_gradients() -> None:
     """A zero layer in a chain of batch norms: the first gradients are 1e38 of nothing, the next ones ordinary."""
     needs("ultra.yolov8n")
-    import symbreak
     import torch
     from real_models.oracle import fresh
+
+    import symbreak
 
     case = fresh("ultra.yolov8n")
     torch.nn.init.zeros_(case.model.get_submodule("model.1.conv").weight)
