@@ -49,6 +49,7 @@ class Repair:
     seconds: float
     judged: str = ""
     left: str = ""
+    found: bool = True  # whether the check told of it at all
 
 
 def main() -> int:
@@ -107,6 +108,7 @@ def repaired(
         changes=tuple(f"{'+'.join(c.actions)} {c.tensor}" for c in plan.changes), tensors=len(parameters),
         function_change=plan.function_change, zeros_touched=sum(bool(parameters[n].any()) for n in zeros - shifted),
         seconds=seconds, left="; ".join(f"{u.finding.code} {u.finding.where}: {u.reason}" for u in left[:3]),
+        found=any((f.code, f.where) not in known for f in report.findings if f.severity != "info"),
     )  # fmt: skip
 
 
@@ -196,8 +198,9 @@ def known_row(r: Repair) -> str:
 
 def table_of_injected(repairs: list[Repair]) -> str:
     head = (
-        "| fault | fatal in | healed | outputs kept | change where not (median) | tensors changed (median, most) |\n"
-        "|---|---|---|---|---|---|"
+        "| fault | fatal in | found | healed | outputs kept | change where not (median) "
+        "| tensors changed (median, most) |\n"
+        "|---|---|---|---|---|---|---|"
     )
     lines = [head]
     for fault in dict.fromkeys(r.fault for r in repairs):
@@ -206,7 +209,8 @@ def table_of_injected(repairs: list[Repair]) -> str:
         counts = [len(r.changes) for r in some]
         healed, change = sum(r.healed for r in some), size(median(moved)) if moved else ""
         counted = f"{median(counts):g}, {max(counts)}"
-        lines.append(f"| {fault} | {len(some)} | {healed} | {kept(some)} | {change} | {counted} |")
+        found = sum(r.found for r in some)
+        lines.append(f"| {fault} | {len(some)} | {found} | {healed} | {kept(some)} | {change} | {counted} |")
     return "\n".join(lines)
 
 

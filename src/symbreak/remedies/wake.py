@@ -25,7 +25,7 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
     """Parts that each draw one zero factor anew, in the order in which a repair should try them.
 
     Zeros stand last by custom (LoRA's B, the last layer of a branch, a gate), so the earlier factor is drawn and the
-    later one keeps its zero, and with it the output. Matrices come before gains and gates, those before biases.
+    later one keeps its zero, and with it the output. Matrices and gains come before gates, those before biases.
     """
     trace = bench.report.trace
     zeros = [t for t in _zero_factors(trace, findings) if bench.may(t.name)]
@@ -34,7 +34,7 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
     parts = [_drawn(bench, names) for names in groups.values()]
     kept = {id(p): bench.keeps_function([p]) for p in parts} if len(parts) <= FEW else {}
     parts.sort(key=lambda p: not kept.get(id(p), True))  # stable: those that keep the output first
-    return [*parts, *_rows(bench, findings)]
+    return [*parts, *_rows(bench, findings), *_constants(bench, findings)]
 
 
 def _zero_factors(trace: Trace, findings: Sequence[Finding]) -> list[TensorTrace]:
@@ -54,7 +54,7 @@ def _zero_factors(trace: Trace, findings: Sequence[Finding]) -> list[TensorTrace
 def _rank(t: TensorTrace) -> int:
     if t.roles & {"bias", "norm_bias", "shift"}:
         return 2
-    return 0 if len(t.shape) >= 2 else 1
+    return 0 if len(t.shape) >= 2 or "norm_weight" in t.roles else 1
 
 
 def _place(trace: Trace, t: TensorTrace) -> int:
@@ -87,6 +87,16 @@ def _rows(bench: Bench, findings: Sequence[Finding]) -> Iterable[Part]:
                 f"rows {numbers(f.units)} of {t.name} are zero and get no gradient; drawn at the scale of the others",
                 ((t.name, _FillRows(fresh(bench, t.name), f.units)),),
             )
+
+
+def _constants(bench: Bench, findings: Sequence[Finding]) -> Iterable[Part]:
+    """Without a zero: matrices that hold one number, of which a normalisation makes nothing at all."""
+    asleep = {n for f in findings for n in f.evidence.get("tensors", ())}
+    flat = [t.name for t in bench.report.trace.tensors if t.start == "constant" and len(t.shape) >= 2]
+    names = [n for n in flat if n in asleep and bench.may(n)]
+    if names:
+        why = "it held one number, of which a normalisation leaves nothing; drawn anew"
+        yield Part("draw", why, tuple((n, replacing(fresh(bench, n))) for n in names))
 
 
 class _FillRows:
