@@ -14,12 +14,14 @@ def test_public_names() -> None:
     assert sorted(symbreak.__all__) == [
         "Explanation",
         "Finding",
+        "RaceResult",
         "Report",
         "SymbreakError",
         "__version__",
         "check",
         "explain",
         "nets",
+        "race",
         "schemes",
     ]
     assert dir(symbreak) == sorted(symbreak.__all__)

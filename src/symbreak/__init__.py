@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
     from .explanations import Explanation, explain
+    from .races import RaceResult, race
     from .records import Finding
     from .report import Report
 
 __all__ = [
     "Explanation",
     "Finding",
+    "RaceResult",
     "Report",
     "SymbreakError",
     "__version__",
     "check",
     "explain",
     "nets",
+    "race",
     "schemes",
 ]
 
@@ -37,6 +40,8 @@ _WHERE = {
     "explain": ".explanations",
     "Explanation": ".explanations",
     "Finding": ".records",
+    "RaceResult": ".races",
+    "race": ".races",
     "Report": ".report",
     "nets": ".nets",
     "schemes": ".schemes",
