@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from symbreak import factories
 from symbreak.errors import ForwardError, SymbreakError
 from symbreak.races.scores import Score
-from symbreak.races.subjects import State
+from symbreak.races.subjects import ONE_AT_A_TIME, State
 
 CLOSE = 1e-3  # of a gradient's size: more than float32 rounding in another order, less than any wrong statistic
 
@@ -103,9 +103,9 @@ class Models:
 
     @contextlib.contextmanager
     def _running(self, *, train: bool) -> Iterator[None]:
-        modes = [(one, one.training) for one in self.module.modules()]
-        with torch.random.fork_rng(devices=[]):
+        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + self.calls)
+            modes = [(one, one.training) for one in self.module.modules()]
             for one, _ in modes:
                 one.training = train
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from symbreak.schemes import Scheme, parse, zeros
 from symbreak.schemes.places import places_of
 
 State = dict[str, Tensor]
+ONE_AT_A_TIME = threading.RLock()
+"""Held by whoever sets the global random state or a module's mode: chunks may run in threads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +193,7 @@ def _n_outputs(samples: Samples, score: Score) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """A factory draws from the global random states: set them, and put them back."""
     plain, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import multiprocessing
 import os
@@ -209,6 +210,8 @@ def _clustered(
     threads = {name: info["nthreads"] for name, info in client.scheduler_info(n_workers=-1)["workers"].items()}
     if not threads:
         raise WorkersError("the Dask cluster has no workers. Start some with `dask worker`.")
+    if work.threads is None:  # one for each thread of Dask's, so that they do not fight
+        work = dataclasses.replace(work, threads=1)
     with _lost():
         shared = client.scatter(work, broadcast=True, hash=False)
     waiting: list[Any] = []
@@ -221,8 +224,8 @@ def _clustered(
                 waiting.append(client.submit(_one, shared, chunk, plain, pure=False, retries=TRIES - 1))
             if not waiting:
                 return
-            with _lost(), _connected(client):
-                found = distributed.wait(waiting, return_when="FIRST_COMPLETED", timeout=None)
+            with _lost(), _connected(client), client.as_current():
+                found = distributed.wait(waiting, return_when="FIRST_COMPLETED")
                 done = list(found.done)
                 results = [future.result() for future in done]
             waiting = [future for future in waiting if future not in done]
