@@ -53,7 +53,7 @@ def test_the_same_command_runs_nothing_twice_and_more_seeds_add(path: Path) -> N
     more = sb.race("mlp:8:tanh", "iris", seeds=9, store=path, **KNOBS)
     assert (first.n_trained, again.n_trained, more.n_trained) == (7, 0, 3)  # zeros is one run
     assert [dataclasses.astuple(run) for run in again.runs] == [dataclasses.astuple(run) for run in first.runs]
-    assert rows(path) == 10
+    assert rows(path) == 18
     alone = sb.race("mlp:8:tanh", "iris", seeds=9, **KNOBS)
     np.testing.assert_allclose([r.loss for r in more.runs], [r.loss for r in alone.runs], rtol=1e-4)
 
@@ -70,7 +70,7 @@ def test_an_interrupted_race_goes_on_where_it_was(path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(batched, "run", stops)
     part = sb.race("mlp:8:tanh", "iris", seeds=9, store=path, **KNOBS)
-    assert rows(path) == part.n_trained < 10
+    assert rows(path) == len(part.runs) < 18
     rest = sb.race("mlp:8:tanh", "iris", seeds=9, store=path, **KNOBS)
     assert part.n_trained + rest.n_trained == 10
     assert rest.finished
@@ -133,7 +133,8 @@ def test_two_races_on_one_store_share_the_work(path: Path) -> None:
     for one in pair:
         one.join()
     assert all(done.finished and len(done.runs) == 48 for done in found)
-    assert sum(done.n_trained for done in found) == 25 == rows(path)
+    assert sum(done.n_trained for done in found) == 25
+    assert rows(path) == 48
 
 
 def test_claims_of_the_dead_lapse(path: Path) -> None:
@@ -219,11 +220,11 @@ def test_no_room_keeps_what_was_committed(path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(StoreError, match=r"database or disk is full\. Every committed run is kept"):
         sb.race("mlp:8:tanh", "iris", seeds=30, store=path, **KNOBS)
     kept = rows(path)
-    assert 0 < kept < 31
+    assert 0 < kept < 30
     monkeypatch.setattr(Store, "commit", real)
     done = sb.race("mlp:8:tanh", "iris", seeds=30, store=path, **KNOBS)
     assert done.finished
-    assert done.n_trained == 31 - kept
+    assert done.n_trained == 31 - kept  # those of he, and the one of zeros
 
 
 def test_a_result_comes_back_from_json(path: Path) -> None:

@@ -238,13 +238,9 @@ def _run(
     if workers is not None:  # every worker should have some, and a lost chunk should not cost much
         size = min(size, max(1, -(-len(set(twins.values())) // (2 * crews.how_many(workers)))))
     with Store(store, work.setup) if store is not None else nullcontext() as open_store:
-        lane = _Lane(work, list(dict.fromkeys(twins[cell] for cell in wanted)), size, open_store, len(wanted), progress)
+        lane = _Lane(work, twins, size, open_store, progress)
         interrupted = lane.drive(plain, workers)
-    runs = tuple(
-        run if run.cell == cell else dataclasses.replace(run, cell=cell, note=f"same start as {_short(run.cell)}")
-        for cell in wanted
-        if (run := lane.done.get(twins[cell])) is not None
-    )
+    runs = tuple(lane.done[cell] for cell in twins if cell in lane.done)
     notes = [f"Runs went one by one: {plain}."] if plain else []
     if interrupted:
         notes.append(f"Interrupted: {len(runs)} of {len(wanted)} runs are here.")
@@ -286,18 +282,33 @@ class _Lane:
     """The runs still to do, and those done: what the workers draw chunks from, and bring them back to."""
 
     def __init__(
-        self, work: Work, todo: list[Cell], size: int, store: Store | None, n_asked: int, progress: Progress | None
+        self, work: Work, twins: dict[Cell, Cell], size: int, store: Store | None, progress: Progress | None
     ) -> None:
         self.work, self.size, self.store, self.progress = work, size, store, progress
-        known = store.runs() if store is not None else {}
-        self.done: dict[Cell, Run] = {cell: known[cell] for cell in todo if cell in known}
-        self.todo = [cell for cell in todo if cell not in self.done]
-        self.n_all, self.n_asked, self.trained = len(todo), n_asked, 0
-        self.started = time.perf_counter()
+        self.stands_for: dict[Cell, list[Cell]] = {}
+        for cell, one in twins.items():
+            self.stands_for.setdefault(one, []).append(cell)
+        self.n_all, self.trained, self.started = len(self.stands_for), 0, time.perf_counter()
+        self.done: dict[Cell, Run] = {}
+        self.todo = list(self.stands_for)
+        self._known()
+
+    def _known(self) -> None:
+        """What the store has. The run of one cell is the run of all that it stands for."""
+        known = self.store.runs() if self.store is not None else {}
+        found = [copy for cell in self.todo if cell in known for copy in self._copies(known[cell])]
+        new = [run for run in found if run.cell not in known]
+        if self.store is not None and new:
+            self.store.commit(new)
+        self._add(found)
+
+    def _copies(self, run: Run) -> list[Run]:
+        same = f"same start as {_short(run.cell)}"
+        cells = self.stands_for.get(run.cell, [run.cell])
+        return [run if cell == run.cell else dataclasses.replace(run, cell=cell, note=same) for cell in cells]
 
     def drive(self, plain: str | None, workers: Any) -> bool:
         """Train all; whether it was interrupted."""
-        self._tell()
         try:
             while self.todo:
                 for runs in crews.train(self.work, self._chunks(), plain, workers):
@@ -317,23 +328,22 @@ class _Lane:
                 yield tuple(mine)
 
     def _take(self, runs: list[Run]) -> None:
+        copies = [copy for run in runs for copy in self._copies(run)]
         if self.store is not None:
-            self.store.commit(runs)
+            self.store.commit(copies)
         self.trained += len(runs)
-        self._add({run.cell: run for run in runs})
+        self._add(copies)
 
     def _elsewhere(self) -> None:
         """What another race on the same store has finished, or is at: wait a little, then look again."""
-        if self.store is None or not self.todo:
-            return
-        known = self.store.runs()
-        self._add({cell: known[cell] for cell in self.todo if cell in known})
-        if self.todo:
-            time.sleep(POLL)
+        if self.store is not None and self.todo:
+            self._known()
+            if self.todo:
+                time.sleep(POLL)
 
-    def _add(self, found: dict[Cell, Run]) -> None:
-        self.done.update(found)
-        self.todo = [cell for cell in self.todo if cell not in found]
+    def _add(self, found: list[Run]) -> None:
+        self.done.update({run.cell: run for run in found})
+        self.todo = [cell for cell in self.todo if cell not in self.done]
         self._tell()
 
     def _tell(self) -> None:
@@ -342,4 +352,4 @@ class _Lane:
         seconds = time.perf_counter() - self.started
         rate = self.trained / seconds if self.trained else 0.0
         left = f", {len(self.todo) / rate:.0f} s left" if rate else ""
-        self.progress(len(self.done), self.n_all, f"runs, {rate:.3g} a second{left}" if rate else "runs")
+        self.progress(self.n_all - len(self.todo), self.n_all, f"runs, {rate:.3g} a second{left}" if rate else "runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,25 @@ def draw(result: RaceResult, ax: Axes | None, kind: str | None) -> Axes:
         ax = plt.subplots()[1]
     {"fan": _fan, "survival": _survival, "map": _map}[kind](result, ax)
     return ax
+
+
+def png(result: RaceResult, dpi: int) -> bytes:
+    """The usual picture as PNG, without pyplot's global state.
+
+    Raises:
+        RaceError: as `draw`.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise RaceError("pictures need matplotlib: pip install symbreak[plots].") from err
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(result, figure.add_subplot(), None)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 def _best(result: RaceResult) -> dict[str, list[Run]]:

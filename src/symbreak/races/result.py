@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from symbreak.races import picture, statistics
@@ -106,6 +107,14 @@ class RaceResult:
         """
         return picture.draw(self, ax, kind)
 
+    def to_png(self, *, dpi: int = 144) -> bytes:
+        """The picture as a PNG file's bytes.
+
+        Raises:
+            RaceError: matplotlib is not installed, or no run is done.
+        """
+        return picture.png(self, dpi)
+
     def to_json(self) -> str:
         """Setup, runs, summaries, comparisons. What JSON does not know (NaN, infinity) becomes null."""
         found = {
@@ -148,6 +157,25 @@ def from_json(text: str) -> RaceResult:
         )
     except (KeyError, TypeError, ValueError) as err:
         raise RaceError(f"this is no race result: {err}. `symbreak race --format json` writes one.") from err
+
+
+def read(path: Path) -> RaceResult:
+    """A result from a store, or from a file of JSON.
+
+    Raises:
+        RaceError: there is no such file, or it is neither.
+        StoreError: a store that cannot be read.
+    """
+    from symbreak.races.store import Store, is_store
+
+    if is_store(path):
+        with Store(path, None) as store:
+            runs = tuple(store.runs().values())
+            return RaceResult(store.setup, runs, len(runs), 0)
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise RaceError(f"{path} cannot be read as a race result: {err}.") from err
 
 
 PATHS = ("loss", "metric", "held_loss", "held_metric")

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -141,6 +142,8 @@ def _processes(work: Work, chunks: Iterator[Chunk], plain: str | None, count: in
     """Our own processes. One that dies breaks the pool: what was in flight is tried again in a new one."""
     share = max(1, (os.cpu_count() or 1) // count)
     pending = _Again(chunks)
+    with _lost():  # before there is a pool: Python 3.11 hangs when it closes one that could not send
+        pickle.dumps(work)
     while True:
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_settle, initargs=(share,))
         try:
@@ -152,7 +155,7 @@ def _processes(work: Work, chunks: Iterator[Chunk], plain: str | None, count: in
             if not isinstance(err.__cause__, BrokenExecutor) or not pending.again():
                 raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Again:
