@@ -18,7 +18,8 @@ from symbreak.races.optimizers import COPIES, Rule
 from symbreak.races.work import Run, Work
 
 BEYOND = 1e6  # times the loss at the start, or times 1 where that is smaller: diverged
-USUAL_CHUNK = 256  # runs; more at once are no faster, and a chunk is what a store commits
+FEWEST, MOST = 16, 256  # runs of a chunk, memory permitting: fewer are slower, more are long until the next commit
+CACHE = 4.5e6  # bytes of a chunk's tensors in a step, beyond which products were up to a tenth slower
 
 
 class Engine(Protocol):
@@ -178,13 +179,15 @@ def chunk_size(work: Work, cell: Cell, memory_mb: float) -> int:
     if spec is not None and chains.fits(spec, setup.loss):
         widths = (work.subject.n_features, *spec.hidden, work.subject.n_outputs)
         floats, weights = chains.floats_a_run(widths, rows), chains.floats_a_run(widths, 0) // 2
+        in_a_step = chains.floats_a_run(widths, setup.batch_size)
     else:
         x, y = next(work.split.batches(1))
         module, state = work.subject.build(0), work.subject.state(cell)
-        floats = mapped.floats_a_run(module, state, work.score, x, y) * -(-rows // len(x))
-        weights = sum(one.numel() for one in state.values())
-    bytes_a_run = 4 * (floats + COPIES[setup.optimizer] * weights)
-    return int(max(1, min(USUAL_CHUNK, memory_mb * 2**20 // bytes_a_run)))
+        in_a_step = mapped.floats_a_run(module, state, work.score, x, y)
+        floats, weights = in_a_step * -(-rows // len(x)), sum(one.numel() for one in state.values())
+    kept = COPIES[setup.optimizer] * weights
+    usual = min(MOST, max(FEWEST, int(CACHE // (4 * (in_a_step + kept)))))
+    return int(max(1, min(usual, memory_mb * 2**20 // (4 * (floats + kept)))))
 
 
 @contextlib.contextmanager

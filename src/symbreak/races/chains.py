@@ -20,13 +20,26 @@ from symbreak.nets.losses import like
 from symbreak.races.subjects import State
 from symbreak.schemes import ACTIVATIONS
 
-Pullback = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, h, dloss/dh) -> dloss/dz
-KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], Pullback]] = {
-    "identity": (lambda z: z, lambda z, h, d: d),  # noqa: ARG005 (one signature)
-    "relu": (torch.relu, lambda z, h, d: torch.ops.aten.threshold_backward.default(d, z, 0)),  # noqa: ARG005
-    "tanh": (torch.tanh, lambda z, h, d: torch.ops.aten.tanh_backward.default(d, h)),  # noqa: ARG005
-    "sigmoid": (torch.sigmoid, lambda z, h, d: torch.ops.aten.sigmoid_backward.default(d, h)),  # noqa: ARG005
+aten = torch.ops.aten
+Forward = Callable[[Tensor, Tensor], object]  # (z, h): phi(z) into h
+Pullback = Callable[[Tensor, Tensor, Tensor], object]  # (z, h, dloss/dh): it becomes dloss/dz
+KNOWN: dict[str, tuple[Forward, Pullback]] = {
+    "identity": (lambda z, h: h.copy_(z), lambda z, h, d: d),  # noqa: ARG005 (one signature)
+    "relu": (
+        lambda z, h: torch.clamp_min(z, 0, out=h),
+        lambda z, h, d: aten.threshold_backward.grad_input(d, z, 0, grad_input=d),  # noqa: ARG005
+    ),
+    "tanh": (
+        lambda z, h: torch.tanh(z, out=h),
+        lambda z, h, d: aten.tanh_backward.grad_input(d, h, grad_input=d),  # noqa: ARG005
+    ),
+    "sigmoid": (
+        lambda z, h: torch.sigmoid(z, out=h),
+        lambda z, h, d: aten.sigmoid_backward.grad_input(d, h, grad_input=d),  # noqa: ARG005
+    ),
 }
+Use = Callable[[int, Tensor, Tensor], None]
+BLOCK = 256  # samples measured at once: more fall out of the cache, and took twice as long each
 LEARNS_OR_DRAWS = ("prelu", "rrelu")
 
 
@@ -35,18 +48,30 @@ def fits(spec: Spec | None, loss: str) -> bool:
     return spec is not None and spec.activation not in LEARNS_OR_DRAWS and loss in ("ce", "mse", "bce")
 
 
-def _by_autograd(name: str) -> tuple[Callable[[Tensor], Tensor], Pullback]:
+def _by_autograd(name: str) -> tuple[Forward, Pullback]:
     phi = ACTIVATIONS[name]
 
-    def pullback(z: Tensor, h: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG001 (one signature)
+    def pullback(z: Tensor, h: Tensor, delta: Tensor) -> None:  # noqa: ARG001 (one signature)
         with torch.enable_grad():
             point = z.detach().requires_grad_()
             out = phi(point)
-            if not out.requires_grad:
-                return torch.zeros_like(z)
-            return torch.autograd.grad(out, point, delta)[0]
+        delta.copy_(torch.autograd.grad(out, point, delta)[0] if out.requires_grad else torch.zeros_like(z))
 
-    return phi, pullback
+    return lambda z, h: h.copy_(phi(z)), pullback
+
+
+class _Room:
+    """Memory for the signals of m models and n samples, used again at every step.
+
+    inputs of each layer, with the unit of ones; z of each layer; and dloss/d(input), which becomes dloss/dz below it.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], n: int) -> None:
+        m = len(weights[0])
+        self.x = weights[0].new_ones(n, weights[0].shape[2])
+        self.inputs = [self.x.T.expand(m, -1, -1), *(W.new_ones(m, W.shape[2], n) for W in weights[1:])]
+        self.z = [W.new_empty(m, W.shape[1], n) for W in weights]
+        self.slopes = [W.new_empty(m, W.shape[2], n) for W in weights[1:]]
 
 
 @dataclass(eq=False)
@@ -70,6 +95,7 @@ class Chains:
 
     def __post_init__(self) -> None:
         self.phi, self.pullback = KNOWN.get(self.activation) or _by_autograd(self.activation)
+        self._rooms: dict[int, _Room] = {}
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -77,23 +103,19 @@ class Chains:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs [m, n, o] for features x [n, i]."""
-        return self._forward(x)[1][-1].transpose(1, 2)
+        found = [self._forward(block).z[-1].clone() for block in torch.split(x, BLOCK)]
+        return torch.cat(found, dim=2).transpose(1, 2)
 
-    def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The input of every layer, with its unit of ones, and z of every layer."""
-        m, n = len(self.weights[0]), len(x)
-        ones = x.new_ones(1, n)
-        # The first layer sees the same samples in every model: one large product instead of m small ones.
-        inputs = [torch.cat((x.T, ones))]
-        first = self.weights[0]
-        found = [(first.view(-1, first.shape[2]) @ inputs[0]).view(m, -1, n)]
-        for W in self.weights[1:]:
-            h = x.new_empty(m, W.shape[2], n)
-            h[:, -1] = 1.0
-            h[:, :-1] = self.phi(found[-1])
-            inputs.append(h)
-            found.append(torch.bmm(W, h))
-        return inputs, found
+    def _forward(self, x: Tensor) -> _Room:
+        if len(x) not in self._rooms:
+            self._rooms[len(x)] = _Room(self.weights, len(x))
+        room = self._rooms[len(x)]
+        room.x[:, :-1] = x
+        for number, (W, z) in enumerate(zip(self.weights, room.z, strict=True)):
+            if number:
+                self.phi(room.z[number - 1], room.inputs[number][:, :-1])
+            torch.bmm(W, room.inputs[number], out=z)
+        return room
 
     def _slope(self, z: Tensor, y: Tensor) -> Tensor:
         """dloss/dz of the last layer [m, o, b]."""
@@ -105,47 +127,42 @@ class Chains:
             return torch.sigmoid(z).sub_(target).div_(target.numel())
         return (z - target).mul_(2 / target.numel())
 
-    def _backward(self, x: Tensor, y: Tensor, use: Callable[[int, Tensor, Tensor], None]) -> None:
-        """Hand every layer's (number, delta [m, o, b], input) to `use`, from the last to the first."""
-        inputs, z = self._forward(x)
-        delta = self._slope(z[-1], y)
+    def _backward(self, x: Tensor, y: Tensor, rate: Tensor | None, use: Use) -> None:
+        """Hand each layer's (number, delta [m, o, b], input) to `use`, the last first; delta times rate."""
+        room = self._forward(x)
+        delta = self._slope(room.z[-1], y)
+        if rate is not None:
+            delta.mul_(rate)
         for number in range(len(self.weights) - 1, -1, -1):
-            below = torch.bmm(self.weights[number].transpose(1, 2), delta)[:, :-1] if number else None
-            use(number, delta, inputs[number])
-            if below is not None:
-                delta = self.pullback(z[number - 1], inputs[number][:, :-1], below)
+            if number:
+                torch.bmm(self.weights[number].transpose(1, 2), delta, out=room.slopes[number - 1])
+            use(number, delta, room.inputs[number].transpose(1, 2))
+            if number:
+                delta = room.slopes[number - 1][:, :-1]
+                self.pullback(room.z[number - 1], room.inputs[number][:, :-1], delta)
 
     def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """The gradient of every layer [m, o, i + 1]."""
-        found: list[Tensor] = [torch.empty(0)] * len(self.weights)
+        found = [torch.empty_like(W) for W in self.weights]
 
         def put(number: int, delta: Tensor, below: Tensor) -> None:
-            if number:
-                found[number] = torch.bmm(delta, below.transpose(1, 2))
-            else:
-                m, o, b = delta.shape
-                found[0] = (delta.reshape(m * o, b) @ below.T).view(m, o, -1)
+            torch.bmm(delta, below, out=found[number])
 
-        self._backward(x, y, put)
+        self._backward(x, y, None, put)
         return found
 
     def descend(self, x: Tensor, y: Tensor, eta: Tensor) -> None:
-        """A step of plain descent, with no gradient kept: the product is added into the weights. eta [m]"""
-        rate = -eta[:, None, None].to(self.weights[0].dtype)
+        """A step of plain descent, with no gradient kept: the products are added into the weights. eta [m]"""
 
         def take(number: int, delta: Tensor, below: Tensor) -> None:
-            W, scaled = self.weights[number], delta * rate
-            if number:
-                W.baddbmm_(scaled, below.transpose(1, 2))
-            else:
-                m, o, b = scaled.shape
-                W.view(m * o, -1).addmm_(scaled.reshape(m * o, b), below.T)
+            self.weights[number].baddbmm_(delta, below)
 
-        self._backward(x, y, take)
+        self._backward(x, y, -eta[:, None, None].to(self.weights[0].dtype), take)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the models."""
         self.weights = [W[rows] for W in self.weights]
+        self._rooms.clear()
 
 
 def stack(spec: Spec, states: Sequence[State], loss: str) -> Chains:
