@@ -151,6 +151,21 @@ def test_what_cannot_be_batched_runs_one_by_one_and_says_so() -> None:
     np.testing.assert_allclose(done.runs[1].loss, single(work, model, F.cross_entropy, 0.05)[0], rtol=1e-4)
 
 
+def dropped() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+def test_dropout_draws_the_same_masks_for_every_run_batched_or_not() -> None:
+    work = prepared(dropped, "iris", steps=15, points=3)
+    chosen = [Cell("as_built", 0, 0.1), Cell("as_built", 0, 0.1), Cell("he", 1, 0.1)]
+    assert batched.why_plain(work, chosen[0]) is None
+    together, apart = batched.run(work, chosen), batched.run(work, chosen, plain="to compare")
+    np.testing.assert_allclose([r.loss for r in together], [r.loss for r in apart], rtol=1e-4)
+    assert together[0].loss == pytest.approx(together[1].loss, rel=1e-6)
+    alone = batched.run(work, chosen[2:])
+    assert alone[0].loss == pytest.approx(together[2].loss, rel=1e-4)
+
+
 def test_a_module_that_is_passed_stays_as_it_is() -> None:
     model = Convolutional().eval()
     before = {name: one.clone() for name, one in model.state_dict().items()}

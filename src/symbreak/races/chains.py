@@ -103,8 +103,11 @@ class Chains:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs [m, n, o] for features x [n, i]."""
-        found = [self._forward(block).z[-1].clone() for block in torch.split(x, BLOCK)]
-        return torch.cat(found, dim=2).transpose(1, 2)
+        last = self.weights[-1]
+        found = last.new_empty(len(last), last.shape[1], len(x))
+        for first in range(0, len(x), BLOCK):
+            found[:, :, first : first + BLOCK] = self._forward(x[first : first + BLOCK]).z[-1]
+        return found.transpose(1, 2)
 
     def _forward(self, x: Tensor) -> _Room:
         if len(x) not in self._rooms:
