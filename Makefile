@@ -22,7 +22,7 @@ test-fast: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules tests src/symbreak
 
 test-slow: $(VENV)/.real
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto tests/test_real_models.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto tests/test_real_models.py tests/races
 
 real-models: $(VENV)/.real
 	$(BIN)/python -m real_models.run --markdown docs/real-models.md

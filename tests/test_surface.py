@@ -15,6 +15,7 @@ def test_public_names() -> None:
         "Explanation",
         "Finding",
         "Plan",
+        "RaceResult",
         "Report",
         "SymbreakError",
         "__version__",
@@ -22,6 +23,7 @@ def test_public_names() -> None:
         "explain",
         "fix",
         "nets",
+        "race",
         "schemes",
     ]
     assert dir(symbreak) == sorted(symbreak.__all__)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._check import check
     from ._fix import fix
     from .explanations import Explanation, explain
+    from .races import RaceResult, race
     from .records import Finding
     from .remedies import Plan
     from .report import Report
@@ -26,6 +27,7 @@ __all__ = [
     "Explanation",
     "Finding",
     "Plan",
+    "RaceResult",
     "Report",
     "SymbreakError",
     "__version__",
@@ -33,6 +35,7 @@ __all__ = [
     "explain",
     "fix",
     "nets",
+    "race",
     "schemes",
 ]
 
@@ -42,6 +45,8 @@ _WHERE = {
     "Explanation": ".explanations",
     "Finding": ".records",
     "fix": "._fix",
+    "RaceResult": ".races",
+    "race": ".races",
     "nets": ".nets",
     "Plan": ".remedies",
     "Report": ".report",
