@@ -22,6 +22,7 @@ def test_public_names() -> None:
         "check",
         "explain",
         "fix",
+        "init_",
         "nets",
         "race",
         "schemes",

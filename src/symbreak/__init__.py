@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
     from ._fix import fix
+    from ._init import init_
     from .explanations import Explanation, explain
     from .races import RaceResult, race
     from .records import Finding
@@ -34,6 +35,7 @@ __all__ = [
     "check",
     "explain",
     "fix",
+    "init_",
     "nets",
     "race",
     "schemes",
@@ -45,6 +47,7 @@ _WHERE = {
     "Explanation": ".explanations",
     "Finding": ".records",
     "fix": "._fix",
+    "init_": "._init",
     "RaceResult": ".races",
     "race": ".races",
     "nets": ".nets",
