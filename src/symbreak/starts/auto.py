@@ -9,15 +9,16 @@ keeps others asleep, or units equal, is drawn, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from symbreak.probe import look
 from symbreak.records import Trace
-from symbreak.schemes import Place, Suit, edge_of_chaos, embedding_normal, kaiming_normal, ones, places_of, zeros
+from symbreak.schemes import Place, Scheme, Suit, edge_of_chaos, embedding_normal, kaiming_normal, ones, places_of, zeros
 from symbreak.schemes.place import BIASES, Role
 from symbreak.schemes.places import following
 from symbreak.schemes.suits import suits
@@ -38,15 +39,18 @@ def auto(
     facts: Facts | None,
     batch: Any,
     loss: Callable[..., Tensor] | None,
+    *,
+    sizes: Mapping[str, tuple[Scheme, str]] = MappingProxyType({}),
 ) -> None:
     """Start the named tensors as suits each.
 
     Args:
         facts: what running the model showed; None where it was not run.
+        sizes: weight -> scheme and reason, where moments were propagated; they decide.
     """
     if facts is not None:
         desk.places = refined(desk.places, facts, desk.model)
-    choice = _Choice(desk, facts)
+    choice = _Choice(desk, facts, sizes)
     waiting = []
     for name in names:
         suit = choice.of(name)
@@ -67,8 +71,8 @@ def auto(
 class _Choice:
     """The scheme for a tensor, and why."""
 
-    def __init__(self, desk: Desk, facts: Facts | None) -> None:
-        self.desk, self.facts = desk, facts
+    def __init__(self, desk: Desk, facts: Facts | None, sizes: Mapping[str, tuple[Scheme, str]]) -> None:
+        self.desk, self.facts, self.sizes = desk, facts, sizes
         self.follows = following(desk.model)
         tied = {n for n, t in desk.tensors.items() if len(t.names) > 1}
         self.tied = {n for n in tied if desk.places[n].role == "embedding"}
@@ -93,6 +97,9 @@ class _Choice:
 
     def _weight(self, name: str, place: Place) -> Suit:
         fact = self.facts.of.get(name) if self.facts is not None else None
+        own = fact is not None and fact.phi is not None and fact.phi.name == "sin"  # by its frequency, not by moments
+        if name in self.sizes and place.role not in ("recurrent", "router") and not own:
+            return Suit(*self.sizes[name])
         if fact is None:
             layer = name.rpartition(".")[0]
             next_ = self.follows.get(layer)

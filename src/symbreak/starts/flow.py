@@ -104,6 +104,7 @@ class Call:
     root: Call | None = field(default=None, repr=False)
     samples: Tensor = field(default=GRID, repr=False)  # image of the grid, put in at the root
     output: bool = False  # whether the model returns it
+    moments: tuple[float, float, float] | None = None  # of an input: mean, variance, covariance between positions
 
     @property
     def mixes(self) -> bool:
@@ -159,7 +160,7 @@ class Recorder(Observer):
     def feed(self, tensor: Tensor) -> None:
         """Say that a tensor is the model's input."""
         if tensor.is_floating_point() and self.value(tensor) is None:
-            call = Call(0, "input", "input", tuple(tensor.shape))
+            call = Call(0, "input", "input", tuple(tensor.shape), moments=_moments(tensor))
             self._add(call)
             self._made.set(tensor, call)
 
@@ -192,7 +193,7 @@ class Recorder(Observer):
         layout = _layout(name, args, kwargs, outs[0]) if isinstance(result, Tensor) else None
         weight = self._own.get(layout.weight) if layout is not None and layout.weight is not None else None
         if layout is not None and weight is not None:
-            self._applied(call, name, layout, weight)
+            self._applied(call, name, layout, weight, args, kwargs)
         elif name in FUSED or name in RECURRENT:
             call.kind = "attention" if name in FUSED else "recurrent"
             if name in RECURRENT or name == "multi_head_attention_forward":
@@ -219,7 +220,7 @@ class Recorder(Observer):
             call.kind = "input"
         return call
 
-    def _applied(self, call: Call, name: str, layout: Any, weight: _Owned) -> None:
+    def _applied(self, call: Call, name: str, layout: Any, weight: _Owned, args: Any, kwargs: Any) -> None:
         call.kind = "lookup" if name == "embedding" else "apply"
         call.weight = max(weight.names, key=self._sizes.__getitem__)
         bias = self._own.get(layout.bias) if layout.bias is not None else None
@@ -227,6 +228,8 @@ class Recorder(Observer):
         axes = (layout.in_axis, layout.out_axis) if weight.flipped else (layout.out_axis, layout.in_axis)
         call.out_axis, call.in_axis = axes
         call.layer = self._where() or ""
+        if name.startswith("conv") and not name.startswith("conv_transpose"):
+            call.share = _taps_on_data(call, args, kwargs)
 
     def _from_the_left(self, call: Call, args: Any) -> bool:
         """W @ x: the units are rows of W and of the result."""
@@ -268,7 +271,7 @@ class Recorder(Observer):
             call.kind = "phi" if maps or not call.params else "scale" if name in MULTIPLIES else "shift"
         elif distinct:
             call.kind = "shift" if name in ADDS else "scale"
-        if call.kind == "scale" and (by := [t for t, tag in zip(tensors, tags, strict=True) if self.value(t) is None]):
+        if call.kind in ("scale", "shift") and (by := [t for t, tag in zip(tensors, tags, strict=True) if self.value(t) is None]):
             call.constant = by[0].detach().reshape(-1)[:4096].double().cpu()
         if call.kind in ("phi", "add", "gate") and not wide or maps:
             call.fresh = self._template(func, args, kwargs, distinct)
@@ -310,6 +313,32 @@ class _Slot:
     position: int
 
 
+def _moments(tensor: Tensor) -> tuple[float, float, float]:
+    """Mean, variance, and the part of the variance that all positions of a sample's channel share."""
+    wide = tensor.detach().double()
+    mean, variance = float(wide.mean()), float(wide.var(unbiased=False))
+    positions = tuple(range(2, wide.dim())) if wide.dim() > 3 else (1,) if wide.dim() == 3 else ()
+    shared = float(wide.mean(positions).var(unbiased=False)) if positions else 0.0
+    return mean, variance, min(shared, variance)
+
+
+def _taps_on_data(call: Call, args: Any, kwargs: Any) -> float:
+    """The share of a convolution's taps that fall on data, not on padding."""
+
+    def option(position: int, key: str, default: Any) -> Any:
+        return args[position] if len(args) > position else kwargs.get(key, default)
+
+    x, weight = option(0, "input", None), option(1, "weight", None)
+    n = weight.dim() - 2
+    if x.dim() != weight.dim():
+        return 1.0
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float32)
+    taps = torch.ones(1, 1, *weight.shape[2:], dtype=torch.float32)
+    run = (torch.conv1d, torch.conv2d, torch.conv3d)[n - 1]
+    hit = run(ones, taps, None, option(3, "stride", 1), option(4, "padding", 0), option(5, "dilation", 1))
+    return float(hit.mean()) / float(taps.numel()) if hit.numel() else 1.0
+
+
 def _dimensions(name: str) -> int:
     return next((int(letter) for letter in name if letter.isdigit()), 1)
 
@@ -325,6 +354,10 @@ def record(session: Session) -> Flow:
     flow.outputs = tuple(c for c in (recorder.value(o) for o in outcome.outputs) if c is not None)
     for call in flow.outputs:
         call.output = True
+    end = max((call.index for call in flow.outputs), default=len(flow.calls)) + 1
+    flow.calls = flow.calls[:end]  # what the loss does with the outputs is no part of the model
+    for call in flow.calls:
+        call.readers = [reader for reader in call.readers if reader.index < end]
     for call in flow.calls:
         if call.kind in ("add", "gate") and _is_statistic(call):
             call.kind = "norm" if call.kind == "gate" else "view"

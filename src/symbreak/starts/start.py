@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symbreak.errors import SchemeError, SymbreakError
+from symbreak.errors import BatchError, SchemeError, SymbreakError
 from symbreak.probe.look import unwrap
-from symbreak.schemes import Scheme, parse
+from symbreak.schemes import Scheme, kaiming_normal, parse
 
+from .analytic import propagate
+from .arguments import arguments
 from .auto import auto, places_for
+from .by_data import krahenbuhl, lsuv, weight_norm_data
 from .desk import Desk
 from .facts import Facts, facts_of, refined
 from .flow import Flow, record
+from .learned import gradinit, metainit
 from .plain import MATRICES, ONLY, draw_all
 from .plan import Start
 from .session import within
@@ -27,6 +31,15 @@ READS_PLACES = frozenset(
      "mean_field", "prior_bias", "layer_scale"]
 )  # fmt: skip
 """Schemes that ask where a tensor stands: with a batch, running the model tells them."""
+
+BY_DATA: dict[str, Callable[[Desk, Collection[str], Scheme, Any, Callable[..., Tensor] | None], None]] = {
+    "lsuv": lsuv,
+    "krahenbuhl": krahenbuhl,
+    "weight_norm_data": weight_norm_data,
+    "metainit": metainit,
+    "gradinit": gradinit,
+}
+"""Schemes that go on by data once they are drawn."""
 
 
 def start(
@@ -91,13 +104,61 @@ def _carry_out(desk: Desk, names: Collection[str], wanted: Scheme | str | None, 
         else:
             auto(desk, names, flow.facts(), flow.batch, flow.loss)
     else:
+        method = BY_DATA.get(wanted.name)
+        if method is not None and flow.batch is None:
+            raise BatchError(f"{wanted!r} looks at data: pass batch=, a tensor, a tuple (x, y) or a dict of arguments.")
         if wanted.name in READS_PLACES and flow.batch is not None and (facts := flow.facts()) is not None:
             desk.places = refined(desk.places, facts, desk.model)
-        draw_all(desk, names, wanted, literally=literally)
+        draw_all(desk, names, _start_of(wanted), literally=literally)
+        if method is not None:
+            method(desk, names, wanted, flow.batch, flow.loss)
+        elif wanted.name == "analytic":
+            _analytic(desk, names, wanted, flow)
+
+
+def _start_of(scheme: Scheme) -> Scheme:
+    """What a scheme is drawn as: MetaInit and GradInit tune the start that they name."""
+    text = arguments(scheme).get("start") if scheme.name in ("metainit", "gradinit") else None
+    return parse(text) if isinstance(text, str) else scheme
+
+
+def _analytic(desk: Desk, names: Collection[str], scheme: Scheme, flow: _Flow) -> None:
+    ran = flow.flow()
+    if ran is None:
+        raise BatchError(f"{scheme!r} needs the model's graph, and no batch could be made up to run it. Pass batch=.")
+    desk.places = refined(desk.places, facts_of(ran), desk.model)
+    drawn = [n for n in names if desk.action(n) == "drawn" and desk.places[n].role in MATRICES]
+    for name, (wanted, because) in _sizes(desk, ran, drawn, arguments(scheme)["variance"]).items():
+        desk.draw(name, wanted, because)
 
 
 def _without_batch(desk: Desk, names: Collection[str], flow: _Flow) -> None:
-    auto(desk, names, flow.facts(), None, flow.loss)
+    """Tables first, then every weight by the moments that reach it."""
+    ran, facts = flow.flow(), flow.facts()
+    if ran is None or facts is None:
+        auto(desk, names, facts, None, flow.loss)
+        return
+    desk.places = refined(desk.places, facts, desk.model)
+    tables = [n for n in names if desk.places[n].role == "embedding"]
+    auto(desk, tables, facts, None, flow.loss)
+    rest = [n for n in names if n not in tables]
+    drawn = [n for n in rest if desk.places[n].role in MATRICES and desk.tensors[n].left is None]
+    auto(desk, rest, facts, None, flow.loss, sizes=_sizes(desk, ran, drawn, 1.0))
+
+
+def _sizes(desk: Desk, flow: Flow, drawn: Collection[str], variance: float) -> dict[str, tuple[Scheme, str]]:
+    """weight -> the scheme that gives its layer's output the variance that is wanted, and why."""
+    values = {name: held.parameter for held in desk.tensors.values() for name in held.names}
+    found = propagate(flow, desk.places, values, drawn, variance=variance)
+    desk.notes += [f"moments: assumed that {what}" for what in found.assumed]
+    return {
+        name: (
+            kaiming_normal(gain=float(f"{size.gain:.5g}")),
+            f"what goes in has second moment {size.second:.3g}: gain {size.gain:.4g} gives its output variance "
+            f"{variance:g}",
+        )
+        for name, size in found.sizes.items()
+    }
 
 
 # ---- what was asked for ----------------------------------------------------------------------------------------------
