@@ -1,4 +1,4 @@
-"""Schemes that look: at data, at gradients, or at the graph. What they draw is their start; `symbreak.init_` does the rest.
+"""Schemes that look at data, gradients or the graph. They draw their start; `symbreak.init_` does the rest.
 
 Index letters: W[o, i], o out units, i in units, k layers.
 """

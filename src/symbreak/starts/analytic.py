@@ -168,7 +168,7 @@ class _Propagation:
             keys = call.inputs[min(1, len(call.inputs) - 1)].shape[-2]
             return _averaged(value, keys)
         x = ins[-1]
-        inner = [n for n in call.params if n.endswith("in_proj_weight") or n.endswith("_proj_weight")]
+        inner = [n for n in call.params if n.endswith("_proj_weight")]
         outer = [n for n in call.params if n.endswith("out_proj.weight")]
         value = x
         for name in inner:
@@ -283,9 +283,7 @@ class _Propagation:
             seconds.append((image**2 * mass).sum())
         first, second = torch.stack(firsts), torch.stack(seconds)
         mean = float((first * _WEIGHTS).sum())
-        return Moments(
-            mean, float((second * _WEIGHTS).sum()) - mean**2, float((first**2 * _WEIGHTS).sum()) - mean**2
-        )
+        return Moments(mean, float((second * _WEIGHTS).sum()) - mean**2, float((first**2 * _WEIGHTS).sum()) - mean**2)
 
     # ---- several values ------------------------------------------------------------------------------------------
 
@@ -317,6 +315,7 @@ class _Propagation:
 
     def _product(self, call: Call, ins: list[Moments]) -> Moments:
         """Scores: a sum over the width. Attention written out: an average of values by shares."""
+        del ins
         a, b = (call.inputs[0], call.inputs[1]) if len(call.inputs) > 1 else (call.inputs[0], call.inputs[0])
         for shares, other in ((a, b), (b, a)):
             if _is_softmax(shares):

@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from symbreak.probe import look
 from symbreak.records import Trace
-from symbreak.schemes import Place, Scheme, Suit, edge_of_chaos, embedding_normal, kaiming_normal, ones, places_of, zeros
+from symbreak.schemes import (
+    Place,
+    Scheme,
+    Suit,
+    edge_of_chaos,
+    embedding_normal,
+    kaiming_normal,
+    ones,
+    places_of,
+    zeros,
+)
 from symbreak.schemes.place import BIASES, Role
 from symbreak.schemes.places import following
 from symbreak.schemes.suits import suits
@@ -28,6 +38,7 @@ from .facts import Fact, Facts, refined
 from .plain import MATRICES, STAYS
 from .prior import prior
 from .session import Session, within
+from .tensors import at_rest
 
 _ROUNDS = 3
 _LARGEST_PRIOR = 12.0  # a logit beyond this is no share of a class
@@ -73,7 +84,8 @@ class _Choice:
 
     def __init__(self, desk: Desk, facts: Facts | None, sizes: Mapping[str, tuple[Scheme, str]]) -> None:
         self.desk, self.facts, self.sizes = desk, facts, sizes
-        self.follows = following(desk.model)
+        with at_rest(desk.model):
+            self.follows = following(desk.model)
         tied = {n for n, t in desk.tensors.items() if len(t.names) > 1}
         self.tied = {n for n in tied if desk.places[n].role == "embedding"}
         self.tied_widths = {desk.places[n].shape[-1] for n in self.tied}
@@ -87,6 +99,8 @@ class _Choice:
         place = self.desk.places[name]
         if self.desk.tensors[name].left is not None:
             return Suit(None, self.desk.tensors[name].left or "")
+        if not bool(self.desk.before(name).isfinite().all()) and (place.role == "gain" or self._is_shift(name, place)):
+            return Suit(ones() if place.role == "gain" else zeros(), "held numbers that are none: a norm's usual start")
         if place.role in BIASES:
             return self._bias(name, place)
         if place.role in ("gain", "gate", "slope", "unknown"):
@@ -111,8 +125,8 @@ class _Choice:
             gain = float(f"{1 / math.sqrt(fact.keeps):.4g}") if fact.keeps > 0 else 1.0
             suit = Suit(
                 kaiming_normal(gain=gain),
-                f"a function of its own follows and keeps {fact.keeps:.3g} of a second moment: gain {gain:.4g} makes up "
-                "for it",
+                f"a function of its own follows and keeps {fact.keeps:.3g} of a second moment: gain {gain:.4g} makes "
+                "up for it",
             )
         else:
             suit = suits(place, fact.phi, known=fact.known, normalised=fact.normalised)
@@ -125,7 +139,7 @@ class _Choice:
         return suit
 
     def _bias(self, name: str, place: Place) -> Suit:
-        if place.fans is None and place.role == "bias" and self._weight_of(name) is None:
+        if self._is_shift(name, place):
             return Suit(None, "a norm's shift: norms are left as they are")
         weight = self._weight_of(name)
         if weight in self.edges:
@@ -142,6 +156,9 @@ class _Choice:
         if weight is not None and self.desk.action(weight) == "kept" and not self.is_zero(weight):
             return Suit(None, f"{weight} is kept, so its bias is")
         return suits(place, fact.phi if fact is not None else None)
+
+    def _is_shift(self, name: str, place: Place) -> bool:
+        return place.role == "bias" and place.fans is None and self._weight_of(name) is None
 
     def _weight_of(self, bias: str) -> str | None:
         if self.facts is not None and bias in self.facts.layer_of:
@@ -167,7 +184,9 @@ def _renorm(desk: Desk, name: str) -> None:
     v, g = desk.tensors[name].parameter.detach(), desk.tensors[pair].parameter
     axes = [i for i, (n, full) in enumerate(zip(g.shape, v.shape, strict=False)) if n == 1 and full > 1]
     if g.dim() == v.dim():
-        desk.put(pair, (v.norm(dim=axes, keepdim=True) if axes else v.abs()).to(g.dtype), "set", f"the lengths of {name}")
+        desk.put(
+            pair, (v.norm(dim=axes, keepdim=True) if axes else v.abs()).to(g.dtype), "set", f"the lengths of {name}"
+        )
 
 
 def lengths_of(name: str) -> str | None:
@@ -197,13 +216,15 @@ def _judge(
     loss: Callable[..., Tensor] | None,
 ) -> None:
     """Look at the model as it is now; zeros that do harm are drawn, a round at a time."""
+    wake: dict[str, int | None] = {}
     for _ in range(_ROUNDS):
         trace = _looked(desk, batch, loss)
         if trace is None:
             for name in waiting:
                 _draw_zero(desk, choice, name, "zero, and the model could not be run to see whether it is meant")
             return
-        harmful = _harmful(trace, desk, waiting)
+        wake = {t.name: t.wake for t in trace.tensors}
+        harmful = _harmful(trace, waiting)
         gains = _shut_norms(trace, desk, names)
         for name, because in harmful.items():
             _draw_zero(desk, choice, name, because)
@@ -212,7 +233,6 @@ def _judge(
             desk.draw(name, ones(), "a norm's gain of zero with another zero in its way: neither would ever learn")
         if not harmful and not gains:
             break
-    wake = {t.name: t.wake for t in trace.tensors}
     for name in waiting:
         step = wake.get(name)
         told = f"wakes at step {step}" if step is not None else "nothing depends on it here"
@@ -238,20 +258,17 @@ def _looked(desk: Desk, batch: Any, loss: Callable[..., Tensor] | None) -> Trace
     return trace if trace.precision != "none" else None
 
 
-def _harmful(trace: Trace, desk: Desk, waiting: Collection[str]) -> dict[str, str]:
-    """Zero tensor -> what it does: keeps itself or others asleep, or holds units together."""
+def _harmful(trace: Trace, waiting: Collection[str]) -> dict[str, str]:
+    """Zero tensor -> what it does: never learns, keeps others asleep, or holds units together."""
     found: dict[str, str] = {}
-    gates = {t.name for t in trace.tensors if t.start == "zero" and t.name not in waiting}
     for tensor in trace.tensors:
         if tensor.status != "asleep":
             continue
-        blockers = [n for n in (*tensor.input_zero, *tensor.back_zero) if n in waiting]
-        if tensor.name in waiting and (blockers or gates.intersection((*tensor.input_zero, *tensor.back_zero))):
+        if tensor.name in waiting:
             found.setdefault(tensor.name, "zero, and would never learn")
-        elif tensor.name in waiting and not blockers:
-            found.setdefault(tensor.name, "zero, and would never learn")
-        elif tensor.name in gates or tensor.name not in waiting:
-            for name in blockers:
+            continue
+        for name in (*tensor.input_zero, *tensor.back_zero):
+            if name in waiting:
                 found.setdefault(name, f"zero, and kept {tensor.name} from ever learning")
     for slices in trace.slices:
         if slices.tied and slices.parameter in waiting:
@@ -293,7 +310,8 @@ def _labels(session: Session) -> Any:
 
 def places_for(model: nn.Module, names: Collection[str]) -> dict[str, Place]:
     """The places of a model's tensors, by the names that `tensors_of` gives them."""
-    found = places_of(model)
+    with at_rest(model):
+        found = places_of(model)
     return {name: _adapter(name, found[name]) for name in names}
 
 

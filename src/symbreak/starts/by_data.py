@@ -1,4 +1,4 @@
-"""Schemes that look at data: each draws its start, then adjusts the layers in the order in which the model runs them."""
+"""Schemes that look at data: each draws its start, then adjusts the layers in the order in which they run."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def _walk(desk: Desk, names: Collection[str], batch: Any, loss: Loss, adjust: Ca
     first = {name: t.name for t in desk.tensors.values() for name in t.names}
     for name, value in values.items():
         own = first[name]
-        if name not in told and torch.equal(value.to(desk.tensors[own].parameter), desk.tensors[own].parameter.detach()):
+        if name not in told and torch.equal(
+            value.to(desk.tensors[own].parameter), desk.tensors[own].parameter.detach()
+        ):
             continue  # a bias that had nowhere to go
         desk.put(own, value, "scaled", told.get(name, "goes with its layer"))
     for name in drawn:
@@ -163,8 +165,8 @@ def _rates(session: Session, weights: list[str]) -> dict[str, float]:
     session.run().backward()
     found = {}
     for name in weights:
-        g, p = params[name].grad, params[name].detach()
-        size = float(torch.linalg.vector_norm(p))
+        g = params[name].grad
+        size = float(torch.linalg.vector_norm(params[name].detach()))
         if g is not None and size > 0 and (steep := float(torch.linalg.vector_norm(g.to_dense()))) > 0:
             if not math.isfinite(steep):
                 raise BatchError(f"the gradient of {name} is not finite on this batch.")
@@ -172,4 +174,3 @@ def _rates(session: Session, weights: list[str]) -> dict[str, float]:
     for p in params.values():
         p.grad = None
     return found
-

@@ -1,4 +1,4 @@
-"""Where the work is done: every tensor's old values are kept before its first write, and come back if anything fails."""
+"""Where the work is done: old values are kept before the first write, and come back if anything fails."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Desk:
         tensors: first name -> tensor.
         places: first name -> where it stands, as far as that is known by now.
         generator: where the randomness comes from.
+        held_back: tensors that the caller keeps, and with them their biases.
     """
 
     def __init__(self, model: nn.Module, places: dict[str, Place], generator: torch.Generator) -> None:
         self.model, self.places, self.generator = model, places, generator
         self.tensors: dict[str, Held] = tensors_of(model)
         self.notes: list[str] = []
+        self.held_back: frozenset[str] = frozenset()
         self._before: dict[nn.Parameter, Tensor] = {}
         self._old: dict[str, float] = {}
         self._done: dict[str, tuple[Action, Scheme | None, str]] = {}

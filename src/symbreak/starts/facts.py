@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from symbreak.schemes import ACTIVATIONS, Activation, Layout, Place, layout_of
+from symbreak.schemes import ACTIVATIONS, Activation, Fans, Layout, Place, layout_of
 from symbreak.schemes.place import BIASES, Role
 
 from .flow import GRID, Call, Flow
+from .tensors import at_rest
 
 _STEP = float(GRID[1] - GRID[0])
 _DENSITY = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
 _STEPS_ON = 40  # calls that are followed from a layer before giving up
-_KNOWN_ENDS = frozenset(("apply", "add", "gate", "product", "attention", "softmax", "lookup", "recurrent", "mean", "sum"))
+_KNOWN_ENDS = frozenset(
+    ("apply", "add", "gate", "product", "attention", "softmax", "lookup", "recurrent", "mean", "sum")
+)
 _ATTENDED = ("query_key", "value", "query_key_value")
 _PASSES = frozenset(("view", "shift", "scale", "max", "concat"))
 
@@ -63,6 +66,7 @@ class Facts:
     Attributes:
         of: weight -> its fact, in the order of execution.
         layer_of: bias -> its weight.
+        last_biases: of layers behind which there is no other; a tied head's weight stands elsewhere, too.
         outputs: weights whose units are outputs of the model, with nothing but views behind them.
         norm_ends: gains of norms that end a residual branch.
         lookups_in_logits: tables that are added to the logits of attention.
@@ -71,6 +75,7 @@ class Facts:
     of: dict[str, Fact] = field(default_factory=dict)
     layer_of: dict[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    last_biases: frozenset[str] = frozenset()
     norm_ends: frozenset[str] = frozenset()
     lookups_in_logits: frozenset[str] = frozenset()
 
@@ -98,6 +103,11 @@ def facts_of(flow: Flow) -> Facts:
 
 def refined(places: Mapping[str, Place], facts: Facts, model: nn.Module) -> dict[str, Place]:
     """The places with what only running shows filled in."""
+    with at_rest(model):
+        return _refined(places, facts, model)
+
+
+def _refined(places: Mapping[str, Place], facts: Facts, model: nn.Module) -> dict[str, Place]:
     better = dict(places)
     for name, fact in facts.of.items():
         if name not in places:
@@ -122,7 +132,7 @@ def refined(places: Mapping[str, Place], facts: Facts, model: nn.Module) -> dict
         )
     for bias, weight in facts.layer_of.items():
         if bias in better and weight in better and better[bias].role in (*BIASES, "unknown"):
-            position = better[weight].position
+            position = "last" if bias in facts.last_biases else better[weight].position
             fans = better[bias].fans or _fans(better[weight])
             better[bias] = replace(better[bias], role=_bias_role(better[bias]), position=position, fans=fans)
     for gain in facts.norm_ends:
@@ -135,7 +145,7 @@ def _bias_role(place: Place) -> Role:
     return place.role if place.role in BIASES else "bias"
 
 
-def _fans(place: Place) -> object:
+def _fans(place: Place) -> Fans | None:
     return place.known_fans if len(place.shape) >= 2 + place.layout.stack else None
 
 
@@ -225,8 +235,16 @@ def _ends(call: Call, left: int, normalised: bool = False) -> Iterator[_End]:
 
 
 _READERS = {
-    "apply": "the next layer", "lookup": "a lookup", "add": "a sum", "gate": "a product", "product": "a product", "attention": "attention",
-    "softmax": "a softmax", "mean": "a mean", "sum": "a sum", "recurrent": "the next layer",
+    "apply": "the next layer",
+    "recurrent": "the next layer",
+    "lookup": "a lookup",
+    "add": "a sum",
+    "gate": "a product",
+    "product": "a product",
+    "attention": "attention",
+    "softmax": "a softmax",
+    "mean": "a mean",
+    "sum": "a sum",
 }  # fmt: skip
 
 
@@ -269,11 +287,12 @@ def _candidates(samples: Tensor) -> Iterator[Activation]:
 def _attention_part(call: Call) -> Role | None:
     """Query, key or value, or all three, by where the layer's result goes without passing another layer."""
     parts: set[Role] = set()
-    queue, seen = [call], set()
+    queue = [call]
+    seen: set[int] = set()
     while queue and len(seen) < 80:
         here = queue.pop(0)
         for reader in here.readers:
-            if id(reader) in seen or reader.mixes or reader.kind == "norm" and reader.share != reader.share:
+            if id(reader) in seen or reader.mixes:
                 continue
             seen.add(id(reader))
             if reader.name == "scaled_dot_product_attention":
@@ -361,6 +380,9 @@ def _depths(flow: Flow, found: Facts) -> None:
         run = 0 if reset else max((after[r.index] for r in call.readers), default=0)
         after[call.index] = run + (call.kind == "apply")
         ahead[call.index] = any(r.mixes or ahead[r.index] for r in call.readers)
+    found.last_biases = frozenset(
+        c.bias for c in flow.applies() if c.bias is not None and c.inputs and not ahead[c.index]
+    )
     for fact in found.of.values():
         i = fact.call.index
         fact.depth = max(1, before[i] + after[i] - 1)
@@ -461,7 +483,6 @@ def _mark(branch: Call, source: Call, branches: int, found: Facts) -> Iterator[s
             fact.branch_end, fact.branches, fact.gate_follows = True, branches, gated
             return
         if here.name == "multi_head_attention_forward":
-            yield from ()
             return
         if here.kind == "norm":
             yield from here.params[:1]
@@ -497,8 +518,3 @@ def _inside(branch: Call, source: Call, found: Facts) -> Iterator[Fact]:
             if c.index > source.index and c.index not in seen:
                 seen.add(c.index)
                 queue.append(c)
-
-
-def names_in(calls: Iterable[Call]) -> frozenset[str]:
-    """Every parameter that takes part in some calls."""
-    return frozenset(name for call in calls for name in call.params)

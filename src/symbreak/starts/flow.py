@@ -16,8 +16,21 @@ import torch
 from torch import Tensor
 
 from symbreak.probe.observe import _APPLIES, Observer, _layout, _Owned, _Tags, _tensors
-from symbreak.schemes.activations import ELEMENTWISE
 
+from .operations import (
+    ADDS,
+    CONCATS,
+    FUSED,
+    MAPS,
+    MAXES,
+    MEANS,
+    MULTIPLIES,
+    NORMS,
+    PRODUCTS,
+    RECURRENT,
+    SOFTMAXES,
+    VIEWS,
+)
 from .session import Session
 
 Kind = Literal[
@@ -39,33 +52,6 @@ Kind = Literal[
     "product",  # of two values, as matrices
     "other",
 ]  # fmt: skip
-
-VIEWS = frozenset(
-    """view reshape flatten unflatten permute transpose t T mT __get__ contiguous clone to float double half bfloat16 type
-    type_as squeeze unsqueeze expand expand_as repeat tile chunk split tensor_split unbind __getitem__ select narrow movedim
-    moveaxis swapaxes swapdims roll flip detach requires_grad_ index_select gather take_along_dim repeat_interleave
-    pixel_shuffle pixel_unshuffle channel_shuffle unfold fold interpolate upsample view_as reshape_as identity
-    masked_fill masked_fill_ pad constant_pad_nd alias as_strided broadcast_to broadcast_tensors rot90 dropout
-    _pad_packed_sequence _pack_padded_sequence native_channel_shuffle atleast_2d ravel cpu cuda rename""".split()
-)
-ADDS = frozenset("add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ subtract rsub lerp addcmul".split())
-MULTIPLIES = frozenset("mul mul_ __mul__ __rmul__ __imul__ multiply div div_ __truediv__ __itruediv__ __rdiv__ "
-                       "__rtruediv__ divide true_divide".split())  # fmt: skip
-MAPS = ELEMENTWISE | frozenset(
-    """exp log log1p expm1 sqrt rsqrt pow __pow__ __rpow__ square abs neg __neg__ erf cos sin clamp clamp_ clip clamp_min
-    clamp_max tanh sigmoid reciprocal exp_ relu_ hardtanh_ nan_to_num softplus maximum minimum sign pow_ float_power
-    positive""".split()
-)
-NORMS = frozenset("batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm normalize".split())
-MEANS = frozenset(["mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-                   "adaptive_avg_pool3d", "var", "std", "var_mean", "std_mean"])  # fmt: skip
-MAXES = frozenset(["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax", "max",
-                   "boolean_dispatch", "_max_pool1d", "_max_pool2d", "_max_pool3d", "logsumexp", "amin", "min",
-                   "max_pool2d_with_indices", "max_pool1d_with_indices", "fractional_max_pool2d"])  # fmt: skip
-CONCATS = frozenset(["cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"])
-PRODUCTS = frozenset(["matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "baddbmm", "einsum", "outer", "mv", "dot"])
-FUSED = frozenset(["scaled_dot_product_attention", "multi_head_attention_forward"])
-RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"])
 
 GRID = torch.linspace(-8.0, 8.0, 3201, dtype=torch.float64)
 """Standard deviations at which an activation is looked at, a two-hundredth apart."""
@@ -144,7 +130,9 @@ class Recorder(Observer):
         if not any(tags) and all(self.value(t) is None for t in tensors):
             return  # of constants alone: masks, positions
         parts = outs if name in VIEWS else outs[:1]  # pieces of a split are values of their own
-        made = [self._call(func, name, args, kwargs, tensors, tags, result, parts[i : i + 1]) for i in range(len(parts))]
+        made = [
+            self._call(func, name, args, kwargs, tensors, tags, result, parts[i : i + 1]) for i in range(len(parts))
+        ]
         for call in made:
             self._add(call)
         for i, out in enumerate(outs):
@@ -200,7 +188,7 @@ class Recorder(Observer):
                 call.layer = self._where() or ""
         elif name in NORMS:
             call.kind = "norm"
-        elif name == "softmax" or name == "log_softmax" or name == "_softmax":
+        elif name in SOFTMAXES:
             call.kind = "softmax"
         elif name in CONCATS:
             call.kind = "concat"
@@ -210,7 +198,7 @@ class Recorder(Observer):
             call.kind = "product" if len(inputs) > 1 else "other"
         elif name in MEANS or name in MAXES or name == "sum":
             call.kind = "mean" if name in MEANS else "max" if name in MAXES else "sum"
-            call.share = self._share(call, name, args, kwargs, tensors, outs[0])
+            call.share = self._share(name, args, kwargs, tensors, outs[0])
         elif name in VIEWS or name == "__setitem__":
             call.kind = "view" if len(distinct) == 1 or name != "__setitem__" else "concat"
             call.part = bool(tensors) and outs[0].numel() != tensors[0].numel()
@@ -229,7 +217,7 @@ class Recorder(Observer):
         call.out_axis, call.in_axis = axes
         call.layer = self._where() or ""
         if name.startswith("conv") and not name.startswith("conv_transpose"):
-            call.share = _taps_on_data(call, args, kwargs)
+            call.share = _taps_on_data(args, kwargs)
 
     def _from_the_left(self, call: Call, args: Any) -> bool:
         """W @ x: the units are rows of W and of the result."""
@@ -241,7 +229,7 @@ class Recorder(Observer):
         call.layer = self._where() or ""
         return True
 
-    def _share(self, call: Call, name: str, args: Any, kwargs: Any, tensors: Sequence[Tensor], out: Tensor) -> float:
+    def _share(self, name: str, args: Any, kwargs: Any, tensors: Sequence[Tensor], out: Tensor) -> float:
         if "pool" in name and not name.startswith("adaptive"):
             size = args[1] if len(args) > 1 else kwargs.get("kernel_size", 1)
             window = size if isinstance(size, tuple | list) else (size,) * max(1, _dimensions(name))
@@ -271,14 +259,14 @@ class Recorder(Observer):
             call.kind = "phi" if maps or not call.params else "scale" if name in MULTIPLIES else "shift"
         elif distinct:
             call.kind = "shift" if name in ADDS else "scale"
-        if call.kind in ("scale", "shift") and (by := [t for t, tag in zip(tensors, tags, strict=True) if self.value(t) is None]):
+        if call.kind in ("scale", "shift") and (
+            by := [t for t, tag in zip(tensors, tags, strict=True) if self.value(t) is None]
+        ):
             call.constant = by[0].detach().reshape(-1)[:4096].double().cpu()
-        if call.kind in ("phi", "add", "gate") and not wide or maps:
+        if (call.kind in ("phi", "add", "gate") and not wide) or maps:
             call.fresh = self._template(func, args, kwargs, distinct)
 
-    def _template(
-        self, func: Any, args: Any, kwargs: Any, distinct: tuple[Call, ...]
-    ) -> Callable[..., Tensor]:
+    def _template(self, func: Any, args: Any, kwargs: Any, distinct: tuple[Call, ...]) -> Callable[..., Tensor]:
         """The call as a function of vectors of samples, one a value: other tensors become their mean."""
         place = {id(call): i for i, call in enumerate(distinct)}
 
@@ -322,7 +310,7 @@ def _moments(tensor: Tensor) -> tuple[float, float, float]:
     return mean, variance, min(shared, variance)
 
 
-def _taps_on_data(call: Call, args: Any, kwargs: Any) -> float:
+def _taps_on_data(args: Any, kwargs: Any) -> float:
     """The share of a convolution's taps that fall on data, not on padding."""
 
     def option(position: int, key: str, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Schemes that learn the size of each tensor before training: MetaInit by the gradient quotient, GradInit by one step."""
+"""Schemes that learn the size of each tensor: MetaInit by the gradient quotient, GradInit by one step of training."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def _scalar(session: Session, draw: Draw, generator: torch.Generator) -> Tensor:
     wanted = [o for o in outcome.outputs if o.requires_grad and o.numel()]
     if not wanted:
         raise ModelError("no output of the model depends on a trainable parameter.")
-    targets = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.real.dtype) for o in wanted]
+    targets = [
+        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.real.dtype) for o in wanted
+    ]
     halves = [(o - t).abs().square().mean() / 2 for o, t in zip(wanted, targets, strict=True)]
     return torch.stack(halves).sum()
 
@@ -138,12 +140,15 @@ def gradinit(desk: Desk, names: Collection[str], scheme: Scheme, batch: Any, los
     factors, story = within(desk.model, batch, loss, lambda session: _gradinit(session, tuned, options, desk))
     for name, factor in factors.items():
         p = desk.tensors[name].parameter
-        desk.put(name, p.detach() * factor, "scaled", f"times {factor:.3g}, learned so that the first step lowers the loss")
+        desk.put(
+            name, p.detach() * factor, "scaled", f"times {factor:.3g}, learned so that the first step lowers the loss"
+        )
     if story:
         before, after = story
         desk.notes.append(
             f"on this batch: gradient norm {before[1]:.3g} -> {after[1]:.3g} (bound {options['gamma']:g}), loss after "
-            f"one step of {options['eta']:g} {before[2]:.4g} -> {after[2]:.4g}, before it {before[0]:.4g} -> {after[0]:.4g}"
+            f"one step of {options['eta']:g} {before[2]:.4g} -> {after[2]:.4g}, before it {before[0]:.4g} -> "
+            f"{after[0]:.4g}"
         )
 
 
@@ -207,7 +212,9 @@ def _norm(gradient: Mapping[str, Tensor], optimizer: str) -> Tensor:
     return total if optimizer == "adam" else total.clamp_min(1e-60).sqrt()
 
 
-def _stepped(theta: Mapping[str, Tensor], gradient: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+def _stepped(
+    theta: Mapping[str, Tensor], gradient: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> dict[str, Tensor]:
     sign = options["optimizer"] == "adam"
     step = {n: torch.sign(g).detach() if sign else g for n, g in gradient.items()}
     return {n: t - options["eta"] * step[n] if n in step else t for n, t in theta.items()}

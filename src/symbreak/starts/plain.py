@@ -31,6 +31,7 @@ FOR_BIASES = frozenset(
 )  # fmt: skip
 """Schemes that say something of biases; with the others they are zero."""
 
+_BIASES: tuple[Role, ...] = ("bias", "recurrent_bias")
 ONLY: dict[str, tuple[Role, ...]] = {
     "zero_gamma": ("gain",),
     "rezero": ("gate",),
@@ -38,8 +39,8 @@ ONLY: dict[str, tuple[Role, ...]] = {
     "lora": ("adapter_in", "adapter_out"),
     "embedding_normal": ("embedding",),
     "word2vec": ("embedding",),
-    "lstm_forget_bias": BIASES,
-    "chrono": BIASES,
+    "lstm_forget_bias": _BIASES,
+    "chrono": _BIASES,
     "prior_bias": ("bias",),
 }
 """Schemes that are about one part of a model."""
@@ -55,7 +56,11 @@ STAYS = {
 }
 
 
-_PARTS = {"embedding": "a table that is looked up", "router": "a router", "recurrent": "units to units, again and again"}
+_PARTS = {
+    "embedding": "a table that is looked up",
+    "router": "a router",
+    "recurrent": "units to units, again and again",
+}
 
 
 def draw_all(desk: Desk, names: Collection[str], scheme: Scheme, *, literally: bool = False) -> None:
@@ -69,13 +74,12 @@ def draw_all(desk: Desk, names: Collection[str], scheme: Scheme, *, literally: b
     """
     taken = 0
     for name in names:
-        role = desk.places[name].role
         chosen, because = (scheme, "named") if literally else _choice(desk, name, scheme)
         if chosen is None:
             desk.keep(name, because)
         else:
             desk.draw(name, chosen, because)
-            taken += role in ONLY.get(scheme.name, MATRICES) or literally
+            taken += 1
     if not taken and not any(desk.tensors[name].left for name in names):
         wanted = " or ".join(ONLY.get(scheme.name, ("weight between units",)))
         raise SchemeError(
@@ -96,7 +100,7 @@ def _choice(desk: Desk, name: str, scheme: Scheme) -> tuple[Scheme | None, str]:
         if place.fans is None:
             return None, "a norm's shift: norms are left as they are"
         weight = _weight_beside(desk, name)
-        if weight is not None and desk.action(weight) == "kept":
+        if weight is not None and (weight in desk.held_back or desk.tensors[weight].left is not None):
             return None, f"{weight} is kept, so its bias is"
         if scheme.name in FOR_BIASES:
             return scheme, "as the scheme has it for biases"

@@ -18,7 +18,7 @@ from symbreak.schemes import Scheme
 from symbreak.schemes.place import Role
 
 Action = Literal["drawn", "scaled", "set", "kept"]
-"""drawn: filled by a scheme; scaled: drawn, then sized by data or by propagation; set: given numbers; kept: untouched."""
+"""drawn: filled by a scheme; scaled: drawn, then sized by data; set: given numbers; kept: untouched."""
 
 
 @dataclass(frozen=True)

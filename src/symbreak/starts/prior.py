@@ -32,7 +32,9 @@ def prior(bias: Tensor, labels: Any, loss: Callable[..., Tensor] | None) -> tupl
             return None
         odds = torch.logit(shares.clamp(least, 1 - least))
         if len(bias) == 1:
-            return prior_bias(float(f"{float(odds.sigmoid()):.6g}")), "the log-odds of the label, so that only the inputs have to be learned"
+            return prior_bias(
+                float(f"{float(odds.sigmoid()):.6g}")
+            ), "the log-odds of the label, so that only the inputs have to be learned"
         return odds, "the log-odds of each label"
     means = columns.mean(0)
     if len(bias) == 1:

@@ -27,8 +27,8 @@ from .tensors import matching, tensors_of
 
 AUTO = "auto"
 READS_PLACES = frozenset(
-    ["fixup", "gpt2_residual", "ds_init", "t_fixup", "deepnorm", "mup", "siren", "zero_gamma", "zero_hadamard", "idinit",
-     "mean_field", "prior_bias", "layer_scale"]
+    ["fixup", "gpt2_residual", "ds_init", "t_fixup", "deepnorm", "mup", "siren", "zero_gamma", "zero_hadamard",
+     "idinit", "mean_field", "prior_bias", "layer_scale"]
 )  # fmt: skip
 """Schemes that ask where a tensor stands: with a batch, running the model tells them."""
 
@@ -57,7 +57,8 @@ def start(
     asked = _asked(scheme)
     desk = Desk(model, places_for(model, tensors), _generator(generator))
     kept = [name for pattern in _patterns(keep) for name in matching(pattern, tensors)]
-    groups = _groups(asked, desk, frozenset(kept))
+    desk.held_back = frozenset(kept)
+    groups = _groups(asked, desk)
     flow = _Flow(desk, batch, loss)
     with desk.open():
         for name in kept:
@@ -189,11 +190,11 @@ def _one(scheme: Any) -> Scheme | str | None:
     )
 
 
-def _groups(asked: Any, desk: Desk, kept: frozenset[str]) -> list[tuple[list[str], Scheme | str | None, bool]]:
-    """(tensors, what they get, whether literally) in the order asked; the first pattern that matches a tensor decides."""
+def _groups(asked: Any, desk: Desk) -> list[tuple[list[str], Scheme | str | None, bool]]:
+    """(tensors, what they get, whether literally) in the order asked; the first pattern that matches decides."""
     if not isinstance(asked, dict):
-        return [([name for name in desk.tensors if name not in kept], asked, False)]
-    groups, taken = [], set(kept)
+        return [([name for name in desk.tensors if name not in desk.held_back], asked, False)]
+    groups, taken = [], set(desk.held_back)
     for pattern, wanted in asked.items():
         matched = matching(pattern, desk.tensors)
         names = [name for name in matched if name not in taken]
@@ -233,5 +234,3 @@ def _generator(given: Any) -> torch.Generator:
 
 def _first_sentence(err: Exception) -> str:
     return str(err).split(". ")[0].removesuffix(".")
-
-

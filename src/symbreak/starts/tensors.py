@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from symbreak.errors import ModelError, SchemeError, nearest
 
@@ -121,6 +123,21 @@ def _maps() -> list[tuple[int, int]]:
     return spans
 
 
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Reading a parametrised weight computes it, and in training mode spectral norm moves its buffers: not in here."""
+    inside = [m for one in model.modules() if isinstance(one, ParametrizationList) for m in one.modules()]
+    modes = [(m, m.training) for m in inside]
+    try:
+        for m in inside:
+            m.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
 def matching(pattern: str, tensors: Mapping[str, Held]) -> tuple[str, ...]:
     """First names of the tensors that a glob pattern means, by any of their names.
 
@@ -129,9 +146,7 @@ def matching(pattern: str, tensors: Mapping[str, Held]) -> tuple[str, ...]:
     """
     if not isinstance(pattern, str):
         raise SchemeError(f"{pattern!r} is no pattern; expected a text such as 'head.*' or 'layers.?.weight'.")
-    found = tuple(
-        t.name for t in tensors.values() if any(fnmatch.fnmatchcase(name, pattern) for name in t.names)
-    )
+    found = tuple(t.name for t in tensors.values() if any(fnmatch.fnmatchcase(name, pattern) for name in t.names))
     if not found:
         known = [name for t in tensors.values() for name in t.names]
         inside = any(name.startswith(f"{pattern}.") for name in known)

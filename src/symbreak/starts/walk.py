@@ -56,8 +56,8 @@ class Layer:
         self.result = self._run()
         if not bool(self.output.isfinite().all()):
             raise BatchError(
-                f"the output of {self.name} is not finite on this batch. Look for very large inputs, or layers before it "
-                "that were kept as they are."
+                f"the output of {self.name} is not finite on this batch. Look for very large inputs, or layers "
+                "before it that were kept as they are."
             )
 
     def variance(self) -> float:
@@ -149,7 +149,7 @@ class Walker(Observer):
         return bias
 
     def _writable(self, weight: str, tag: _Owned, used: Tensor) -> tuple[Tensor, ...] | None:
-        """What to multiply so that the layer's weight is: the parameter itself through a view, or weight norm's lengths."""
+        """What to multiply so that the weight is: the parameter itself through a view, or weight norm's lengths."""
         if self._is_own(used, weight):
             return (used,)
         lengths = lengths_of(weight)
