@@ -25,6 +25,7 @@ from symbreak.schemes import (
     edge_of_chaos,
     embedding_normal,
     kaiming_normal,
+    layout_of,
     ones,
     places_of,
     zeros,
@@ -60,19 +61,18 @@ def auto(
         sizes: weight -> scheme and reason, where moments were propagated; they decide.
     """
     if facts is not None:
-        desk.places = refined(desk.places, facts, desk.model)
+        desk.places = refined(desk.places, facts)
     choice = _Choice(desk, facts, sizes)
     waiting = []
     for name in names:
         suit = choice.of(name)
-        if suit.scheme is None:
+        if suit.scheme is None or (choice.is_zero(name) and desk.places[name].role == "adapter_out"):
             desk.keep(name, suit.because)
         elif choice.is_zero(name) and desk.places[name].role in (*MATRICES, "embedding"):
             desk.keep(name, "zero, and judged below")
             waiting.append(name)
         else:
             desk.draw(name, suit.scheme, suit.because)
-            _renorm(desk, name)
     if waiting or any(choice.is_zero(name) and desk.places[name].role == "gain" for name in names):
         _judge(desk, choice, names, waiting, batch, loss)
     if facts is not None and loss is not None:
@@ -132,7 +132,7 @@ class _Choice:
             suit = suits(place, fact.phi, known=fact.known, normalised=fact.normalised)
             if suit.because.startswith("no activation") and fact.ends:
                 suit = Suit(suit.scheme, f"no activation before {fact.ends}: gain 1 keeps the size")
-            if fact.gate_follows and suit.scheme is not None:
+            if fact.gate_follows and fact.phi is None and suit.scheme is not None:
                 suit = Suit(suit.scheme, "ends a residual branch behind which a gate sets the size")
         if suit.scheme is not None and suit.scheme.name == "edge_of_chaos":
             self.edges.add(name)
@@ -176,34 +176,6 @@ class _Choice:
         return suits(place, None, tied=name in self.tied)
 
 
-def _renorm(desk: Desk, name: str) -> None:
-    """The lengths that weight norm keeps apart follow the directions that were drawn."""
-    pair = lengths_of(name)
-    if pair is None or pair not in desk.tensors or desk.action(name) != "drawn":
-        return
-    v, g = desk.tensors[name].parameter.detach(), desk.tensors[pair].parameter
-    axes = [i for i, (n, full) in enumerate(zip(g.shape, v.shape, strict=False)) if n == 1 and full > 1]
-    if g.dim() == v.dim():
-        desk.put(
-            pair, (v.norm(dim=axes, keepdim=True) if axes else v.abs()).to(g.dtype), "set", f"the lengths of {name}"
-        )
-
-
-def lengths_of(name: str) -> str | None:
-    """The tensor of lengths that weight norm keeps beside one of directions.
-
-    Example:
-        >>> lengths_of("conv.parametrizations.weight.original1")
-        'conv.parametrizations.weight.original0'
-        >>> lengths_of("conv.weight_v")
-        'conv.weight_g'
-    """
-    for ours, theirs in ((".original1", ".original0"), ("weight_v", "weight_g")):
-        if name.endswith(ours):
-            return name.removesuffix(ours) + theirs
-    return None
-
-
 # ---- zeros: meant or not ---------------------------------------------------------------------------------------------
 
 
@@ -243,7 +215,6 @@ def _draw_zero(desk: Desk, choice: _Choice, name: str, because: str) -> None:
     suit = choice.of(name)
     if suit.scheme is not None:
         desk.draw(name, suit.scheme, f"{because}; {suit.because}")
-        _renorm(desk, name)
 
 
 def _looked(desk: Desk, batch: Any, loss: Callable[..., Tensor] | None) -> Trace | None:
@@ -312,7 +283,21 @@ def places_for(model: nn.Module, names: Collection[str]) -> dict[str, Place]:
     """The places of a model's tensors, by the names that `tensors_of` gives them."""
     with at_rest(model):
         found = places_of(model)
-    return {name: _adapter(name, found[name]) for name in names}
+        return {name: _adapter(name, _parametrised(name, found[name], model)) for name in names}
+
+
+def _parametrised(name: str, place: Place, model: nn.Module) -> Place:
+    """What stands behind a weight that a parametrisation makes is read as the weight."""
+    head, _, own = name.partition(".parametrizations.")
+    if not own:
+        head, _, own = name.rpartition(".")
+        own = own.removesuffix("_v").removesuffix("_orig") if own.endswith(("_v", "_orig")) else ""
+    else:
+        own = own.partition(".")[0]
+    layout = layout_of(model.get_submodule(head), own) if own else None
+    if place.role != "unknown" or layout is None or tuple(getattr(model.get_submodule(head), own).shape) != place.shape:
+        return place
+    return replace(place, role="weight", layout=layout, fans=layout.fans(place.shape))
 
 
 def _adapter(name: str, place: Place) -> Place:

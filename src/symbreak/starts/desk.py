@@ -12,7 +12,7 @@ from symbreak.errors import SchemeError
 from symbreak.schemes import Place, Scheme
 
 from .plan import Action, Start, Step, put_back, rms, write
-from .tensors import Held, tensors_of
+from .tensors import Held, lengths_of, tensors_of
 
 
 class Desk:
@@ -60,6 +60,18 @@ class Desk:
         except SchemeError as err:
             raise SchemeError(f"{name!r}: {err} Leave it out with keep=[{name!r}].") from err
         self._done[name] = ("drawn", scheme, because)
+        self._renorm(name)
+
+    def _renorm(self, name: str) -> None:
+        """The lengths that weight norm keeps apart follow the directions that were drawn."""
+        lengths = lengths_of(name)
+        if lengths is None or lengths not in self.tensors:
+            return
+        v, g = self.tensors[name].parameter.detach(), self.tensors[lengths].parameter
+        axes = [i for i, (n, full) in enumerate(zip(g.shape, v.shape, strict=False)) if n == 1 and full > 1]
+        if g.dim() == v.dim():
+            size = v.norm(dim=axes, keepdim=True) if axes else v.abs()
+            self.put(lengths, size.to(g.dtype), "set", f"the lengths of {name}")
 
     def put(self, name: str, value: Tensor, action: Action, because: str) -> None:
         """Write given numbers; a scheme that was drawn before is still told."""

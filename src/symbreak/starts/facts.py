@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from symbreak.schemes import ACTIVATIONS, Activation, Fans, Layout, Place, layout_of
+from symbreak.schemes import ACTIVATIONS, Activation, Fans, Layout, Place
 from symbreak.schemes.place import BIASES, Role
 
 from .flow import GRID, Call, Flow
-from .tensors import at_rest
 
 _STEP = float(GRID[1] - GRID[0])
 _DENSITY = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
@@ -101,20 +100,15 @@ def facts_of(flow: Flow) -> Facts:
     return found
 
 
-def refined(places: Mapping[str, Place], facts: Facts, model: nn.Module) -> dict[str, Place]:
+def refined(places: Mapping[str, Place], facts: Facts) -> dict[str, Place]:
     """The places with what only running shows filled in."""
-    with at_rest(model):
-        return _refined(places, facts, model)
-
-
-def _refined(places: Mapping[str, Place], facts: Facts, model: nn.Module) -> dict[str, Place]:
     better = dict(places)
     for name, fact in facts.of.items():
         if name not in places:
             continue
         place = places[name]
         if place.role == "unknown" and fact.call.kind == "apply":
-            place = _bare_weight(place, fact, name, model) or place
+            place = _bare_weight(place, fact) or place
         elif place.role == "unknown" and fact.call.kind == "lookup" and len(place.shape) == 2:
             place = replace(place, role="embedding")
         if place.role == "weight" and fact.part is not None and place.layout.parts == 1:
@@ -149,16 +143,9 @@ def _fans(place: Place) -> Fans | None:
     return place.known_fans if len(place.shape) >= 2 + place.layout.stack else None
 
 
-def _bare_weight(place: Place, fact: Fact, name: str, model: nn.Module) -> Place | None:
+def _bare_weight(place: Place, fact: Fact) -> Place | None:
     """A parameter of no known layer that is used as a weight: read by the operation that uses it."""
     call, shape = fact.call, place.shape
-    head, _, own = name.partition(".parametrizations.")
-    if own:
-        layout = layout_of(model.get_submodule(head), own.partition(".")[0])
-        same = layout is not None and shape == tuple(getattr(model.get_submodule(head), own.partition(".")[0]).shape)
-        return replace(place, role="weight", layout=layout, fans=layout.fans(shape)) if layout and same else None
-    if own == "" and name.endswith(("weight_v", "weight_orig")):
-        return replace(place, role="weight", layout=Layout(), fans=Layout().fans(shape)) if len(shape) >= 2 else None
     if call.out_axis is None or call.in_axis is None or max(call.out_axis, call.in_axis) >= len(shape):
         return None
     if call.name.startswith("conv"):
@@ -208,6 +195,11 @@ def _ends(call: Call, left: int, normalised: bool = False) -> Iterator[_End]:
     region = [call]
     for here in region:  # grows: everything elementwise in this one value
         region += [r for r in here.readers if r.root is call.root and r not in region]
+    written = [r for c in region for r in c.readers if r.kind in ("norm", "view") and len(set(r.inputs)) == 2]
+    if written and left > 0:  # a normalisation written out: its statistics are no readers of their own
+        for reader in dict.fromkeys(written):
+            yield from _ends(reader, left - 1, normalised or reader.kind == "norm")
+        return
     exits = [c for c in region if c.output or not c.readers or any(r.root is not call.root for r in c.readers)]
     bent = [c for c in exits if not _is_straight(c.samples)]
     if bent and len(bent) == len(exits):
@@ -297,7 +289,7 @@ def _attention_part(call: Call) -> Role | None:
             seen.add(id(reader))
             if reader.name == "scaled_dot_product_attention":
                 place = [p for p, c in zip(reader.positions, reader.inputs, strict=True) if c is here]
-                parts |= {"value" if p == 2 else "query_key" for p in place}
+                parts |= {"value" if p == 2 else "query_key" for p in place if p <= 2}
             elif reader.kind == "product":
                 if any(_softmaxed(c) for c in reader.inputs if c is not here):
                     parts.add("value")

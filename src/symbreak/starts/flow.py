@@ -376,11 +376,11 @@ def _is_statistic(call: Call) -> bool:
         if not queue:
             return False
         here = queue.pop()
+        if means and _unviewed(here) is source:
+            return True
         if here.mixes or here.kind == "norm":
             return False
         means = means or here.kind == "mean"
-        if means and _unviewed(here) is source:
-            return True
         queue += here.inputs
     return False
 

@@ -109,7 +109,7 @@ def _carry_out(desk: Desk, names: Collection[str], wanted: Scheme | str | None, 
         if method is not None and flow.batch is None:
             raise BatchError(f"{wanted!r} looks at data: pass batch=, a tensor, a tuple (x, y) or a dict of arguments.")
         if wanted.name in READS_PLACES and flow.batch is not None and (facts := flow.facts()) is not None:
-            desk.places = refined(desk.places, facts, desk.model)
+            desk.places = refined(desk.places, facts)
         draw_all(desk, names, _start_of(wanted), literally=literally)
         if method is not None:
             method(desk, names, wanted, flow.batch, flow.loss)
@@ -127,7 +127,7 @@ def _analytic(desk: Desk, names: Collection[str], scheme: Scheme, flow: _Flow) -
     ran = flow.flow()
     if ran is None:
         raise BatchError(f"{scheme!r} needs the model's graph, and no batch could be made up to run it. Pass batch=.")
-    desk.places = refined(desk.places, facts_of(ran), desk.model)
+    desk.places = refined(desk.places, facts_of(ran))
     drawn = [n for n in names if desk.action(n) == "drawn" and desk.places[n].role in MATRICES]
     for name, (wanted, because) in _sizes(desk, ran, drawn, arguments(scheme)["variance"]).items():
         desk.draw(name, wanted, because)
@@ -139,7 +139,7 @@ def _without_batch(desk: Desk, names: Collection[str], flow: _Flow) -> None:
     if ran is None or facts is None:
         auto(desk, names, facts, None, flow.loss)
         return
-    desk.places = refined(desk.places, facts, desk.model)
+    desk.places = refined(desk.places, facts)
     tables = [n for n in names if desk.places[n].role == "embedding"]
     auto(desk, tables, facts, None, flow.loss)
     rest = [n for n in names if n not in tables]

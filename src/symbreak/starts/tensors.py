@@ -153,3 +153,18 @@ def matching(pattern: str, tensors: Mapping[str, Held]) -> tuple[str, ...]:
         hint = f" Patterns name tensors, not modules: write {pattern + '.*'!r}." if inside else ""
         raise SchemeError(f"no tensor matches {pattern!r}.{hint} {nearest(pattern, known)}")
     return found
+
+
+def lengths_of(name: str) -> str | None:
+    """The tensor of lengths that weight norm keeps beside one of directions.
+
+    Example:
+        >>> lengths_of("conv.parametrizations.weight.original1")
+        'conv.parametrizations.weight.original0'
+        >>> lengths_of("conv.weight_v")
+        'conv.weight_g'
+    """
+    for ours, theirs in ((".original1", ".original0"), ("weight_v", "weight_g")):
+        if name.endswith(ours):
+            return name.removesuffix(ours) + theirs
+    return None

@@ -11,8 +11,8 @@ from torch import Tensor
 from symbreak.errors import BatchError
 from symbreak.probe.observe import Observer, _layout, _Owned
 
-from .auto import lengths_of
 from .session import Session
+from .tensors import lengths_of
 
 Adjust = Callable[["Layer"], str]
 
