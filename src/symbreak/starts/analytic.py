@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .flow import GRID, Call, Flow
 _STEP = float(GRID[1] - GRID[0])
 _MASS = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
 _COARSE = slice(0, None, 8)  # enough of the grid for the double integral
+_MANY = 1024  # logits, from which the limit of a softmax's concentration is good to a few in a hundred
 _NODES, _WEIGHTS = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(21))
 _WEIGHTS = _WEIGHTS / math.sqrt(2 * math.pi)
 
@@ -120,7 +122,11 @@ class _Propagation:
     # ---- sources -------------------------------------------------------------------------------------------------
 
     def _input(self, call: Call) -> Moments:
-        return Moments(*call.moments) if call.moments is not None else self._of_parameters(call.params)
+        if call.moments is None:
+            return self._of_parameters(call.params)
+        mean, variance, channels_first, channels_last = call.moments
+        image = len(call.shape) > 3 or any(reader.name.startswith("conv") for reader in call.readers)
+        return Moments(mean, variance, channels_first if image else channels_last)
 
     def _of_parameters(self, names: Collection[str]) -> Moments:
         tensors = [self.values[n].detach().double() for n in names if n in self.values]
@@ -248,7 +254,7 @@ class _Propagation:
     def _softmax(self, call: Call, ins: list[Moments]) -> Moments:
         n = max(1, call.shape[-1] if call.shape else 1)
         mean = 1 / n
-        return Moments(mean, max(0.0, _concentration(ins[0], n) / n - mean**2))
+        return Moments(mean, max(0.0, concentration(round(ins[0].variance, 3), n) / n - mean**2))
 
     def _other(self, call: Call, ins: list[Moments]) -> Moments:
         self.assumed[f"{call.name} keeps mean and variance"] = None
@@ -336,12 +342,25 @@ def _is_softmax(call: Call) -> bool:
     return False
 
 
-def _concentration(logits: Moments, n: int) -> float:
-    """The sum of squared shares of a softmax over n normal logits: e^v / n, at most 1."""
-    return min(1.0, math.exp(min(logits.variance, 20.0)) / n)
+@lru_cache(maxsize=256)
+def concentration(variance: float, n: int) -> float:
+    """The mean sum of squared shares of a softmax over n normal logits: between 1/n and 1.
+
+    e^v / n for many of them, the mean over two thousand fixed draws for few.
+
+    Example:
+        >>> concentration(0.0, 4)
+        0.25
+        >>> 0.1 < concentration(1.0, 16) < math.e / 16
+        True
+    """
+    if n > _MANY:
+        return min(1.0, math.exp(min(variance, 20.0)) / n)
+    logits = math.sqrt(variance) * torch.randn(2000, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return float(logits.softmax(-1).square().sum(-1).mean())
 
 
-def _averaged(value: Moments, n: int) -> Moments:
-    """An average by shares of a softmax whose logits have variance 1: sum of squared shares e / n."""
-    kept = min(1.0, math.e / max(1, n))
+def _averaged(value: Moments, n: int, logits: float = 1.0) -> Moments:
+    """An average by the shares of a softmax over n logits of this variance."""
+    kept = concentration(round(logits, 3), max(1, n))
     return Moments(value.mean, value.shared + (value.variance - value.shared) * kept, value.shared)

@@ -90,7 +90,7 @@ class Call:
     root: Call | None = field(default=None, repr=False)
     samples: Tensor = field(default=GRID, repr=False)  # image of the grid, put in at the root
     output: bool = False  # whether the model returns it
-    moments: tuple[float, float, float] | None = None  # of an input: mean, variance, covariance between positions
+    moments: tuple[float, float, float, float] | None = None  # of an input: see _moments
 
     @property
     def mixes(self) -> bool:
@@ -301,13 +301,15 @@ class _Slot:
     position: int
 
 
-def _moments(tensor: Tensor) -> tuple[float, float, float]:
-    """Mean, variance, and the part of the variance that all positions of a sample's channel share."""
+def _moments(tensor: Tensor) -> tuple[float, float, float, float]:
+    """Mean, variance, and the part of it that all positions of a sample's channel share: channels first, and last."""
     wide = tensor.detach().double()
     mean, variance = float(wide.mean()), float(wide.var(unbiased=False))
-    positions = tuple(range(2, wide.dim())) if wide.dim() > 3 else (1,) if wide.dim() == 3 else ()
-    shared = float(wide.mean(positions).var(unbiased=False)) if positions else 0.0
-    return mean, variance, min(shared, variance)
+
+    def shared(axes: tuple[int, ...]) -> float:
+        return min(float(wide.mean(axes).var(unbiased=False)), variance) if axes else 0.0
+
+    return mean, variance, shared(tuple(range(2, wide.dim()))), shared(tuple(range(1, wide.dim() - 1)))
 
 
 def _taps_on_data(args: Any, kwargs: Any) -> float:
