@@ -93,7 +93,8 @@ class Normed(nn.Module):
 
 def convolutional(pool: nn.Module) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(48, 96, 3, padding=1, groups=2), nn.Hardswish(), pool,
+        nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), pool,
+        nn.Conv2d(48, 96, 3, padding=1, groups=2), nn.Hardswish(), pool,
         nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 64), nn.ReLU(),
         nn.Linear(64, 10),
     )  # fmt: skip
