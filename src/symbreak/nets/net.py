@@ -210,7 +210,7 @@ class Net(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
         with front_door(self):
             classes, codes = np.unique(y, return_inverse=True)
             if len(classes) < 2:
-                raise NetError(f"y holds one class, {classes[0]!r}; two classes or more are needed.")
+                raise NetError(f"y holds one class, {classes.tolist()[0]!r}; two classes or more are needed.")
         return classes, codes.reshape(-1)
 
     def check_codes(self, y: Labels, classes: Labels) -> NDArray[np.int64]:
