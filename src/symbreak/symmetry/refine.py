@@ -85,20 +85,35 @@ def _first_colours(network: Network, starts: dict[str, int], units: int) -> Inte
 def _residues(weight: Floats, p: int, level: Level, *, salt: int) -> list[Residues]:
     """One table [o, i] of residues a tap. At "elementwise" a scrambled residue stands for the value itself."""
     taps = weight[..., None] if weight.ndim == 2 else weight
-    return [_residue(np.ascontiguousarray(taps[..., k]), p, scrambled=level == "elementwise", salt=salt)
+    return [_residue(taps[..., k], p, scrambled=level == "elementwise", salt=salt)
             for k in range(taps.shape[-1])]  # fmt: skip
 
 
 def _residue(weight: Floats, p: int, *, scrambled: bool, salt: int) -> Residues:
-    if scrambled:
-        bits = (weight + 0.0).view(np.uint64) ^ np.uint64((salt * 0x9E3779B97F4A7C15 + p) % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
-            bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-        return ((bits ^ (bits >> np.uint64(31))) % np.uint64(p)).astype(np.uint32)
+    """Residues of a matrix, some rows at a time: temporaries never grow with it."""
+    found = np.empty(weight.shape, dtype=np.uint32)
+    rows = max(1, _CHUNK // max(1, weight.shape[1]))
+    for r in range(0, weight.shape[0], rows):
+        part = weight[r : r + rows] + 0.0  # -0.0 becomes 0.0
+        found[r : r + rows] = _scrambled(part, p, salt) if scrambled else _exact(part, p)
+    return found
+
+
+def _exact(weight: Floats, p: int) -> NDArray[np.uint64]:
+    """m 2^e modulo p: exact, and a sum of them is the residue of the exact sum."""
     mantissa, exponent = np.frexp(weight)
     whole = np.mod(np.ldexp(mantissa, 53).astype(np.int64), p).astype(np.uint64)
-    residue: Residues = (whole * _POWERS[p][exponent - 53 - _LOWEST] % np.uint64(p)).astype(np.uint32)
+    residue: NDArray[np.uint64] = whole * _POWERS[p][exponent - 53 - _LOWEST] % np.uint64(p)
     return residue
+
+
+def _scrambled(weight: Floats, p: int, salt: int) -> NDArray[np.uint64]:
+    """A random number that depends on the value alone (splitmix64 of its bits)."""
+    bits = weight.view(np.uint64) ^ np.uint64((salt * 0x9E3779B97F4A7C15 + p) % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    mixed: NDArray[np.uint64] = (bits ^ (bits >> np.uint64(31))) % np.uint64(p)
+    return mixed
 
 
 def _signatures(
