@@ -1,7 +1,7 @@
 """Refinement against the size of the network: `python benchmarks/symmetry.py [LARGEST]`.
 
-Chains of two square layers between thin ones, whose units are copied four times and shuffled, so that the classes are known. Prints
-seconds, memory and the exponent by which time grows with the number of weights.
+Chains of two square layers between thin ones, whose units are copied four times and shuffled, so that the classes are
+known. Prints seconds, memory and the exponent by which time grows with the number of weights.
 """
 
 from __future__ import annotations
