@@ -22,7 +22,7 @@ test-fast: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules tests src/symbreak
 
 test-slow: $(VENV)/.real
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto tests/test_real_models.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto tests
 
 real-models: $(VENV)/.real
 	$(BIN)/python -m real_models.run --markdown docs/real-models.md
@@ -36,8 +36,8 @@ faults: $(VENV)/.real
 repairs: $(VENV)/.real
 	$(BIN)/python -m real_models.repairs --markdown docs/repairs.md
 
-bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/probe.py
+bench: $(VENV)/.test
+	for name in probe exact nets schemes race; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """Single fits of the estimators against scikit-learn's, side by side in one run, on data that ships with scikit-learn.
 
-    OMP_NUM_THREADS=1 python benchmarks/nets.py [one_neuron ...]
+    OMP_NUM_THREADS=1 python benchmarks/nets.py [one_neuron] [multilayer]
 
 Times are medians over repeats; the contestants take turns, so that a busy machine slows both. Budget of each line: no
 slower than scikit-learn, once the kernels are compiled (the first line says what that takes).
@@ -8,21 +8,29 @@ slower than scikit-learn, once the kernels are compiled (the first line says wha
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Perceptron as ScikitPerceptron
 from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.neural_network import MLPClassifier as ScikitMLP
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
-from symbreak.nets import LinearRegression, LogisticRegression, Perceptron
+from symbreak.nets import LinearRegression, LogisticRegression, MLPClassifier, Perceptron, Spec, build
+from symbreak.schemes import torch_default
 
 REPEATS = 41
+EPOCHS = 20  # of the multilayer perceptrons
 ROOM = 1.05  # two runs of one program differ by this much
 
 
@@ -146,7 +154,57 @@ def logistic() -> list[bool]:
     ]
 
 
-SECTIONS: dict[str, Callable[[], bool]] = {"one_neuron": one_neuron}
+# Multilayer perceptrons ------------------------------------------------------------------------------------------
+
+
+def multilayer() -> bool:
+    """The same batch size, epochs and solver; and what a loop over autograd and torch.optim takes."""
+    X, y = load_digits(return_X_y=True)
+    print(f"multilayer perceptrons, digits {X.shape}, {EPOCHS} epochs; ours, the other's, how many times faster")
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = [
+            fits(X / 16, y, hidden, activation, solver, batch_size, repeats)
+            for hidden, batch_size, repeats in (((64,), 64, 15), ((64,), 200, 15), ((256, 256), 200, 5))
+            for activation in ("relu", "tanh")
+            for solver in ("adam", "sgd")
+        ]
+    return all(met for line in fitted for met in line)
+
+
+def fits(
+    X: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], activation: str, solver: str, batch_size: int, repeats: int
+) -> list[bool]:
+    plan = {"activation": activation, "solver": solver, "batch_size": batch_size, "random_state": 0}
+    ours = MLPClassifier(hidden, max_epochs=EPOCHS, eta=1e-3, **plan)
+    scikit = ScikitMLP(hidden, max_iter=EPOCHS, tol=0.0, n_iter_no_change=EPOCHS, alpha=0.0, **plan)
+    what = f"{hidden} {activation}, {solver}, batch {batch_size}"
+    loop = functools.partial(torch_loop, X, y, hidden, activation, solver, batch_size)
+    return [
+        against(f"{what}; MLPClassifier", lambda: ours.fit(X, y), lambda: scikit.fit(X, y), repeats),
+        against(f"{what}; torch loop", lambda: ours.fit(X, y), loop, repeats),
+    ]
+
+
+def torch_loop(
+    X: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], activation: str, solver: str, batch_size: int
+) -> nn.Module:
+    """The loop one writes down, in float64 as the others."""
+    net = build(Spec("mlp", hidden, activation), X.shape[1], 10, torch_default()).double()
+    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True} if solver == "sgd" else {}
+    make: Callable[..., torch.optim.Optimizer] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[solver]
+    optimizer = make(net.parameters(), lr=1e-3, **options)
+    features, labels = torch.tensor(X), torch.tensor(y)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(X)).split(batch_size):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(features[rows]), labels[rows]).backward()
+            optimizer.step()
+    return net
+
+
+SECTIONS: dict[str, Callable[[], bool]] = {"one_neuron": one_neuron, "multilayer": multilayer}
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(SECTIONS)

@@ -37,6 +37,7 @@ SILENCE = frozenset({"SB101", "SB102"})
 SCALE = frozenset({"SB201", "SB202", "SB203", "SB204"})
 ALIVE = 1e-9  # of the model's largest gradient
 EQUAL, ALIKE = 1e-5, 1e-6  # weights, over their size (they are float32); moves, over theirs
+DIFFERENT = 1e-2  # moves that differ by less leave copies near each other for long, which is another fault
 NEAR, APART = 1e-3, 1e-2  # distance over size: copies 1e-6 apart stay within 2e-4 for 4000 steps, 1e-2 apart reach 0.5
 NEAR_STEPS, ROUTER_STEPS = 24, 12
 
@@ -340,7 +341,7 @@ def units_stay_tied(case: zoo.Case, coupling: Coupling) -> Truth:
         return "fatal"
     if not any(bool(went[k].any()) for k in makers):
         return "fatal"
-    return "harmless" if all(moved) and min(apart) > ALIKE else "unclear"
+    return "harmless" if all(moved) and min(apart) > DIFFERENT else "unclear"
 
 
 def units_stay_near(case: zoo.Case, coupling: Coupling) -> Truth:
@@ -362,7 +363,7 @@ def mirrored_units_stay_mirrored(case: zoo.Case, coupling: Coupling) -> Truth:
     if not all(bool(move[0].any() and move[1].any() and move.isfinite().all()) for move in went):
         return "unclear"
     apart = [gap(move[0], -move[1]) for move in went]
-    return "fatal" if max(apart) <= ALIKE else "harmless" if min(apart) > ALIKE else "unclear"
+    return "fatal" if max(apart) <= ALIKE else "harmless" if min(apart) > DIFFERENT else "unclear"
 
 
 def joint_swap_stays(case: zoo.Case, chain: Chain) -> Truth:
@@ -387,13 +388,13 @@ def joint_swap_stays(case: zoo.Case, chain: Chain) -> Truth:
     apart = compare(went)
     if symmetric and max(apart) <= ALIKE:
         return "fatal"
-    return "harmless" if min(apart) > ALIKE else "unclear"
+    return "harmless" if min(apart) > DIFFERENT else "unclear"
 
 
 def no_tensor_sleeps(case: zoo.Case, _place: Place) -> Truth:
     """Fatal where a tensor that trains in the untouched model has a gradient of exactly zero at every step."""
     seen = all_gradients(case)
-    return by_size([seen[name] for name in living(case.name)])
+    return by_size([seen[name] for name in living(case.name) if name in seen])  # a norm taken out has none
 
 
 @functools.lru_cache(maxsize=4)
@@ -463,8 +464,8 @@ def experts_stay_tied(case: zoo.Case, router: Router) -> Truth:
     return "harmless" if routed and all(moved) else "unclear"
 
 
-def signal_is_lost(case: zoo.Case, _place: Whole) -> Truth:
-    """By the scales at the start, not by training: a model that starts badly scaled trains, only slowly.
+def signal_is_lost(case: zoo.Case, place: Whole) -> Truth:
+    """By the scales at the start: a badly scaled model trains, only slowly. Then by training, like the rest.
 
     Put aside: a factor between a hundred and ten thousand, and a model whose own start has one above a hundred.
     """
@@ -473,7 +474,9 @@ def signal_is_lost(case: zoo.Case, _place: Whole) -> Truth:
     if factors(untouched).worst > KEPT:
         return "unclear"
     worst = factors(case).worst
-    return "fatal" if worst >= LOST else "harmless" if worst <= KEPT else "unclear"
+    if worst >= LOST:
+        return "fatal"
+    return no_tensor_sleeps(case, place) if worst <= KEPT else "unclear"
 
 
 INJECTIONS = [
@@ -505,9 +508,9 @@ INJECTIONS = [
     ),
     Injection("bias -100 on a layer", find_couplings, silence_layer, no_tensor_sleeps, SILENCE),
     Injection("bias -100 on a unit", find_couplings, silence_unit, unit_never_wakes, SILENCE),
-    Injection("wrong fan", find_whole, wrong_fan, signal_is_lost, SCALE),
-    Injection("wrong fan, norms taken out", find_whole, wrong_fan_without_norms, signal_is_lost, SCALE),
-    Injection("right fan, norms taken out", find_whole, right_fan_without_norms, signal_is_lost, SCALE),
+    Injection("wrong fan", find_whole, wrong_fan, signal_is_lost, SCALE | SILENCE),
+    Injection("wrong fan, norms taken out", find_whole, wrong_fan_without_norms, signal_is_lost, SCALE | SILENCE),
+    Injection("right fan, norms taken out", find_whole, right_fan_without_norms, signal_is_lost, SCALE | SILENCE),
     Injection("zero router", find_routers, zero_router, experts_stay_tied, TIES | SILENCE, "harmless"),
     Injection("zero router, soft gates", find_routers, zero_router_soft, experts_stay_tied, TIES | SILENCE, "harmless"),
     Injection("equal experts, router as it was", find_routers, equal_experts, experts_stay_tied, TIES, "harmless"),

@@ -439,7 +439,7 @@ def test_schemes_are_listed_and_shown():
 
 def test_help_is_not_cut():
     commands = run("--help").stdout.partition("Commands:")[2]
-    assert len(commands.splitlines()) == 6
+    assert len(commands.splitlines()) == 8
     assert "..." not in commands
 
 

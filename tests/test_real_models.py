@@ -163,3 +163,16 @@ def test_the_scale_oracle_tells_a_lost_signal(scale: float, truth: str) -> None:
             layer.weight *= scale
             layer.bias *= 0.0
     assert signal_is_lost(case, Whole()) == truth
+
+
+def test_rounding_shrinks_with_the_gradients() -> None:
+    """A zero layer in a chain of batch norms: the first gradients are 1e38 of nothing, the next ones ordinary."""
+    needs("ultra.yolov8n")
+    import torch
+    from real_models.oracle import fresh
+
+    import symbreak
+
+    case = fresh("ultra.yolov8n")
+    torch.nn.init.zeros_(case.model.get_submodule("model.1.conv").weight)
+    assert "SB101" not in {finding.code for finding in symbreak.check(case.model, case.batch).findings}

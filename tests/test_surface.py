@@ -15,13 +15,16 @@ def test_public_names() -> None:
         "Explanation",
         "Finding",
         "Plan",
+        "RaceResult",
         "Report",
         "SymbreakError",
         "__version__",
         "check",
         "explain",
         "fix",
+        "init_",
         "nets",
+        "race",
         "schemes",
     ]
     assert dir(symbreak) == sorted(symbreak.__all__)

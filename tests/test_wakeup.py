@@ -133,9 +133,9 @@ def test_a_tiny_loss_is_no_rounding() -> None:
     assert (report.verdict, set(report.wakeup.values())) == ("healthy", {1})
 
 
-@pytest.mark.parametrize(("gamma", "dead"), [(0.0, False), (1.0, True)])
-def test_units_that_see_a_zero_for_now_are_not_dead(gamma: float, dead: bool) -> None:
-    """A gate behind a zero norm weight sees its own bias only; what it will see later is not known."""
+@pytest.mark.parametrize(("gamma", "bias", "dead"), [(0.0, -1.0, False), (0.0, -100.0, True), (1.0, -100.0, True)])
+def test_units_that_see_a_zero_for_now_are_not_dead(gamma: float, bias: float, dead: bool) -> None:
+    """A gate behind a zero norm weight sees its own bias only; what it will see later is of about unit size."""
 
     class Squeeze(nn.Module):
         def __init__(self) -> None:
@@ -148,7 +148,7 @@ def test_units_that_see_a_zero_for_now_are_not_dead(gamma: float, dead: bool) ->
             )
             nn.init.constant_(self.norm.weight, gamma)
             with torch.no_grad():
-                self.fc1.bias[:4] = -100.0
+                self.fc1.bias[:4] = bias
 
         def forward(self, x: Tensor) -> Tensor:
             branch = self.norm(x)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from . import nets, schemes
     from ._check import check
     from ._fix import fix
+    from ._init import init_
     from .explanations import Explanation, explain
+    from .races import RaceResult, race
     from .records import Finding
     from .remedies import Plan
     from .report import Report
@@ -26,13 +28,16 @@ __all__ = [
     "Explanation",
     "Finding",
     "Plan",
+    "RaceResult",
     "Report",
     "SymbreakError",
     "__version__",
     "check",
     "explain",
     "fix",
+    "init_",
     "nets",
+    "race",
     "schemes",
 ]
 
@@ -42,6 +47,9 @@ _WHERE = {
     "Explanation": ".explanations",
     "Finding": ".records",
     "fix": "._fix",
+    "init_": "._init",
+    "RaceResult": ".races",
+    "race": ".races",
     "nets": ".nets",
     "Plan": ".remedies",
     "Report": ".report",

@@ -22,6 +22,7 @@ from symbreak._version import __version__
 from symbreak.errors import SymbreakError
 
 if TYPE_CHECKING:
+    from symbreak.races import RaceResult
     from symbreak.report import Report
     from symbreak.schemes import Activation
     from symbreak.targets import Job
@@ -349,6 +350,147 @@ def _write_bytes(content: bytes, output: Path) -> None:
         output.write_bytes(content)
     except OSError as err:
         raise SymbreakError(f"{output} cannot be written: {err.strerror}.") from err
+
+
+# race, report ----------------------------------------------------------------------------------------------------
+
+
+@main.command(short_help="Which start is better: many seeds of each, side by side.")
+@click.argument("target")
+@click.option("--data", metavar="DATA", required=True, help="What to train on, as for check.")
+@click.option("--init", "schemes", multiple=True, metavar="SCHEME", help="A start to race; several times.")
+@click.option(
+    "--seeds", default="0-15", show_default=True, metavar="0-31", help="Ranges and numbers: 0-31, or 0,3,8-10."
+)
+@click.option("--eta", "etas", multiple=True, type=float, metavar="ETA", help="A learning rate; several times.")
+@click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Of the optimizer.")
+@click.option("--batch-size", metavar="N", default="32", show_default=True, help="Samples a step, or full.")
+@click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, momentum, adam, adamw.")
+@click.option(
+    "--schedule", default="constant", show_default=True, metavar="NAME", help="constant, linear, cosine, warmup."
+)
+@click.option("--loss", metavar="LOSS", help="mse, ce, bce, l1, huber, nll.  [default: what DATA asks for]")
+@click.option("--goal", type=float, metavar="LOSS", help="That counts as reached.  [default: half of chance]")
+@click.option("--held-out", type=float, default=0.25, show_default=True, metavar="SHARE", help="Not trained on.")
+@click.option(
+    "--store", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep runs there; resume."
+)
+@click.option("--resume", is_flag=True, help="Insist that --store FILE exists already.")
+@click.option("--workers", metavar="N|dask://HOST:PORT", help="Processes, or a Dask cluster.  [default: this process]")
+@click.option("--memory-mb", type=float, default=1024.0, show_default=True, help="That one chunk of runs may take.")
+@click.option("--format", "format_", type=click.Choice(["full", "json", "csv"]), default="full", show_default=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write there, not to stdout.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png", help="Draw it there too.")
+@debugged
+@told
+def race(
+    target: str,
+    data: str,
+    schemes: tuple[str, ...],
+    seeds: str,
+    etas: tuple[float, ...],
+    steps: int,
+    batch_size: str,
+    optimizer: str,
+    schedule: str,
+    loss: str | None,
+    goal: float | None,
+    held_out: float,
+    store: Path | None,
+    resume: bool,
+    workers: str | None,
+    memory_mb: float,
+    format_: str,
+    output: Path | None,
+    plot: Path | None,
+) -> int:
+    """Train TARGET from every start, over many seeds, and say which is better and whether the seeds settle it.
+
+    TARGET and DATA as for symbreak check; their code is run. A file.py:factory races as_built, its own start, too.
+    Ctrl-C keeps what is done; with --store, the same command goes on where it was.
+
+    Exit code: 0 done, 2 it could not be run, 130 interrupted.
+    """
+    _picture_ends(plot)
+    if resume and (store is None or not store.is_file()):
+        raise SymbreakError(f"--resume needs --store FILE of a race that was begun; {store or 'none'} is not there.")
+    numbers, size = _seeds(seeds), _batch_size(batch_size)
+    with _progress(sys.stderr) as progress, contextlib.redirect_stdout(sys.stderr):  # user code may print
+        progress(0, None, "importing torch")
+        from symbreak.races import race as run
+        from symbreak.races._race import USUAL
+
+        done = run(
+            target,
+            data,
+            schemes=schemes or (("as_built", *USUAL) if factories.is_factory(target) else USUAL),
+            seeds=numbers,
+            etas=etas or None,
+            steps=steps,
+            batch_size=size,
+            optimizer=optimizer,
+            schedule=schedule,
+            loss=loss,
+            goal=goal,
+            held_out=held_out,
+            store=store,
+            workers=int(workers) if workers is not None and workers.isdigit() else workers,
+            memory_mb=memory_mb,
+            progress=progress,
+        )
+    _show_race(done, format_, output, plot)
+    return CLEAN if done.finished else INTERRUPTED
+
+
+@main.command(short_help="What a race came to, from its store or its JSON.")
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(["full", "json", "csv"]), default="full", show_default=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write there, not to stdout.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png", help="Draw it there too.")
+@debugged
+@told
+def report(result: Path, format_: str, output: Path | None, plot: Path | None) -> int:
+    """Table and verdict of RESULT: a store of symbreak race, also of one that is still running, or its JSON.
+
+    Exit code: 0, or 2 where RESULT cannot be read.
+    """
+    from symbreak.races.result import read
+
+    _picture_ends(plot)
+    _show_race(read(result), format_, output, plot)
+    return CLEAN
+
+
+def _seeds(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
+            raise SymbreakError(f"--seeds {text}: expected ranges and numbers, such as 0-31 or 0,3,8-10.")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "full":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise SymbreakError(f"--batch-size {text}: expected a number of samples, or full.")
+    return int(text)
+
+
+def _picture_ends(plot: Path | None) -> None:
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise SymbreakError(f"--plot {plot}: a picture is written as PNG; name it {plot.with_suffix('.png')}.")
+
+
+def _show_race(done: RaceResult, format_: str, output: Path | None, plot: Path | None) -> None:
+    if plot is not None:
+        _write_bytes(done.to_png(), plot)
+    if format_ == "csv":
+        _write(str(done.to_frame().to_csv(index=False)), output)
+    else:
+        _write(done.to_text() if format_ == "full" else done.to_json(), output)
 
 
 # rule, schemes ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The textbook models: linear regression, logistic regression, the perceptron, multilayer perceptrons.
 
-As scikit-learn estimators (`LinearRegression`, `LogisticRegression`, `Perceptron`) and as torch modules (`build`). What
-needs torch is imported when it is asked for: one neuron does not.
+As scikit-learn estimators (`LinearRegression`, `LogisticRegression`, `Perceptron`, `MLPClassifier`, `MLPRegressor`)
+and as torch modules (`build`). What needs torch is imported when it is asked for: one neuron does not.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from symbreak.nets.linear import LinearRegression
     from symbreak.nets.logistic import LogisticRegression
     from symbreak.nets.losses import LOSSES
+    from symbreak.nets.mlp import MLPClassifier, MLPRegressor
+    from symbreak.nets.multilayer import FitWarning
     from symbreak.nets.perceptron import Perceptron
     from symbreak.nets.textbook import ACTIVATIONS, Spec, build, parse_spec
 
 __all__ = [
     "ACTIVATIONS",
     "LOSSES",
+    "FitWarning",
     "LinearRegression",
     "LogisticRegression",
+    "MLPClassifier",
+    "MLPRegressor",
     "NetError",
     "NetWarning",
     "Perceptron",
@@ -36,9 +41,12 @@ __all__ = [
 
 _WHERE = {
     "ACTIVATIONS": "textbook",
+    "FitWarning": "multilayer",
     "LOSSES": "losses",
     "LinearRegression": "linear",
     "LogisticRegression": "logistic",
+    "MLPClassifier": "mlp",
+    "MLPRegressor": "mlp",
     "Perceptron": "perceptron",
     "Spec": "textbook",
     "build": "textbook",

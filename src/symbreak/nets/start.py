@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class Slot:
     shape: tuple[int, ...]  # weight [o, i], bias [o]
     fans: Fans  # of the layer, for the bias too
     is_bias: bool = False
+    level: float | None = field(default=None, repr=False)  # PReLU's slope: starts at this number unless it is loaded
 
     @property
     def place(self) -> Place:
@@ -96,7 +97,9 @@ def start(
 
     Source: the schemes' own pages; the order of the draws is that of nn.Module.parameters().
     """
-    weights, biases = ([slot for slot in slots if slot.is_bias is is_bias] for is_bias in (False, True))
+    weights, biases = (
+        [slot for slot in slots if slot.level is None and slot.is_bias is is_bias] for is_bias in (False, True)
+    )
     loaded = _loaded(init, slots)
     own = (
         loaded
@@ -107,6 +110,7 @@ def start(
         own |= dict(zip((b.name for b in biases), _one_each("init_bias", init_bias, biases), strict=True))
     elif loaded is None:
         own |= {bias.name: _bias_of(own[weight.name]) for weight, bias in zip(weights, biases, strict=bool(biases))}
+    own = {slot.name: slot.level for slot in slots if slot.level is not None} | own
     generator = functools.cache(lambda: _generator(seed))
     return {slot.name: _filled(slot, own[slot.name], generator, dtype) for slot in slots}
 
@@ -170,15 +174,16 @@ def _is_file(init: Any) -> bool:
 
 
 def _for_slots(held: Mapping[str, NDArray[Any]], slots: Sequence[Slot], who: str) -> dict[str, Any]:
-    missing = [slot.name for slot in slots if slot.name not in held]
+    missing = [slot.name for slot in slots if slot.name not in held and slot.level is None]
     spare = {name: tensor for name, tensor in held.items() if name not in {slot.name for slot in slots}}
     if missing or any(np.any(tensor) for tensor in spare.values()):  # zeros, of no intercept say, may go
         needed = ", ".join(f"{slot.name} {slot.shape}" for slot in slots)
         shown = ", ".join(f"{name} {tensor.shape}" for name, tensor in held.items()) or "nothing"
         raise NetError(f"{who} {shown}; this model has {needed}. Take weights of the same kind of model.")
-    for slot in slots:
+    found = [slot for slot in slots if slot.name in held]
+    for slot in found:
         _reshaped(slot, held[slot.name], f"{who} {slot.name} of shape {held[slot.name].shape}")
-    return {slot.name: held[slot.name] for slot in slots}
+    return {slot.name: held[slot.name] for slot in found}
 
 
 def _one_each(name: str, given: Any, slots: Sequence[Slot]) -> list[Any]:

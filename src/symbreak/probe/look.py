@@ -57,7 +57,7 @@ def look(
     if broken:
         return _unlooked(model, broken, optimizer, seed)
     failure: Exception | None = None
-    for dtype in _precisions(model):
+    for dtype in precisions(model):
         try:
             return _look(model, batch, loss, objective, dtype, optimizer, seed, progress)
         except UsersCodeError as error:  # in float32 it may run
@@ -193,7 +193,7 @@ def _unlooked(model: nn.Module, broken: Mapping[str, int], optimizer: tuple[str,
     )  # fmt: skip
 
 
-def _precisions(model: nn.Module) -> tuple[torch.dtype, ...]:
+def precisions(model: nn.Module) -> tuple[torch.dtype, ...]:
     scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
     on_mps = any(p.device.type == "mps" for p in model.parameters())
     return (torch.float32,) if scripted or on_mps else (torch.float64, torch.float32)

@@ -547,9 +547,10 @@ def _tensors(things: Any) -> Iterator[Tensor]:
 
 
 def _margin(mean: Tensor, std: Tensor) -> Tensor:
-    """[o]: standard deviations below zero; none where a whole layer is still: its input is a zero that may yet move."""
+    """[o]: standard deviations below zero; of size 1 where a whole layer is still: its input is a zero that may move,
+    and what rules of scale give a unit then is of about that size."""
     if not bool((std > 1e-9 * mean.abs()).any()):
-        return torch.zeros_like(mean)
+        return -mean
     return -mean / std.clamp_min(torch.finfo(mean.dtype).tiny)
 
 

@@ -161,10 +161,12 @@ class _Noise:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._floor: dict[str, Tensor] = {}  # [rows] the largest row maximum known to be rounding
+        self._largest = 0.0  # gradient of the model, where that was so
 
     def live_rows(self, step: int, tops: dict[str, Tensor], *, varied: bool) -> dict[str, Tensor]:
         """name -> [rows] True where the row has a gradient that is not rounding; names without a path are left out."""
         largest = max((float(t.max()) for t in tops.values()), default=0.0)
+        self._lower(largest)
         odd = {n: self._odd(n, t, largest) for n, t in tops.items()}
         live = {n: t > 0 for n, t in tops.items()}
         if any(bool(rows.any()) for rows in odd.values()):
@@ -174,6 +176,12 @@ class _Noise:
             known = t <= 1e3 * self._floor.get(name, torch.zeros_like(t))
             live[name] = live[name] & ~known
         return live
+
+    def _lower(self, largest: float) -> None:
+        """Rounding shrinks with the gradients it is the rounding of: batch norm on a constant starts them at 1e38."""
+        if 0 < largest < self._largest:
+            self._floor = {name: floor * (largest / self._largest) for name, floor in self._floor.items()}
+        self._largest = largest
 
     def _odd(self, name: str, top: Tensor, largest: float) -> Tensor:
         """Rows whose gradient is suspiciously small and not yet explained."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from symbreak.schemes.activations import ACTIVATIONS, Activation, activation
 from symbreak.schemes.adapters import Factors, olora, pissa
 from symbreak.schemes.attention import Attention, mimetic
+from symbreak.schemes.by_data import analytic, gradinit, krahenbuhl, lsuv, metainit, weight_norm_data
 from symbreak.schemes.catalogue import CATALOGUE, FAMILIES, PROCEDURES
 from symbreak.schemes.ends import (
     embedding_normal,
@@ -107,6 +108,7 @@ __all__ = [
     "Suit",
     "Wider",
     "activation",
+    "analytic",
     "chrono",
     "constant",
     "critical",
@@ -124,21 +126,25 @@ __all__ = [
     "following",
     "gains",
     "gpt2_residual",
+    "gradinit",
     "hippo_legs",
     "identity",
     "idinit",
     "irnn",
     "kaiming_normal",
     "kaiming_uniform",
+    "krahenbuhl",
     "layer_scale",
     "layout_of",
     "lecun_normal",
     "lecun_uniform",
     "lora",
     "lstm_forget_bias",
+    "lsuv",
     "mamba_decay",
     "mamba_step",
     "mean_field",
+    "metainit",
     "mimetic",
     "mup",
     "net2deeper",
@@ -169,6 +175,7 @@ __all__ = [
     "upcycled",
     "usage",
     "variance_scaling",
+    "weight_norm_data",
     "weight_selection",
     "word2vec",
     "xavier_normal",

@@ -7,6 +7,7 @@ from typing import Any
 
 from symbreak.schemes.adapters import olora, pissa
 from symbreak.schemes.attention import mimetic
+from symbreak.schemes.by_data import analytic, gradinit, krahenbuhl, lsuv, metainit, weight_norm_data
 from symbreak.schemes.ends import embedding_normal, lora, prior_bias, word2vec
 from symbreak.schemes.growth import drop_upcycled, net2deeper, net2wider, shrink_perturb, upcycled, weight_selection
 from symbreak.schemes.patterns import delta_orthogonal, dirac, identity, idinit, orthogonal, sparse, zero_hadamard
@@ -43,6 +44,9 @@ FAMILIES: dict[str, tuple[Callable[..., Scheme], ...]] = {
     ),
     "for wide networks, with multiplier and learning rate": (mup, ntk, mean_field, spectral, unit_scaling),
     "embeddings, outputs, adapters": (embedding_normal, word2vec, prior_bias, lora),
+    "by data, gradients or the graph (symbreak.init_)": (
+        lsuv, krahenbuhl, weight_norm_data, analytic, metainit, gradinit,
+    ),
 }  # fmt: skip
 
 CATALOGUE: dict[str, Callable[..., Scheme]] = {

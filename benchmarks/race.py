@@ -1,0 +1,175 @@
+"""What a race costs against training one by one: plain torch, scikit-learn, and the machine's own matrix products.
+
+    python benchmarks/race.py [--quick] [--cpu]
+
+The plain loop trains the same nets on the same mini-batches from the same starts; scikit-learn nets of the same shape
+for as many steps. All take turns in one process with the same threads, after a warm-up, and the best turn counts. --cpu
+counts processor seconds instead of the clock's, for a machine that others use; with one thread (OMP_NUM_THREADS=1) they
+mean the same. Budgets: 256 nets of 64-16-16-10, batch 32: 20 times the plain loop; 64 nets of 64-64-64-10, batch 128: 3
+times, and half of the rate at which the machine does a hidden layer's batched product; losses equal to float tolerance;
+cost near linear in the number of runs, memory under the limit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from symbreak import nets, race
+from symbreak.races import Cell, batched
+from symbreak.races._race import prepared
+from symbreak.races.work import Run, Work
+from symbreak.schemes import parse
+
+ETA = 0.1
+clock = time.process_time if "--cpu" in sys.argv else time.perf_counter
+
+
+def cells(n_runs: int) -> list[Cell]:
+    return [Cell("kaiming_normal", seed, ETA) for seed in range(n_runs)]
+
+
+def work_of(hidden: str, batch: int, steps: int) -> Work:
+    return prepared(f"mlp:{hidden}:relu", "digits", steps=steps, batch_size=batch, points=2)
+
+
+def ours(work: Work, n_runs: int) -> list[Run]:
+    size = batched.chunk_size(work, cells(1)[0], 1024.0)
+    todo = cells(n_runs)
+    return [run for first in range(0, n_runs, size) for run in batched.run(work, todo[first : first + size])]
+
+
+def plain_loop(work: Work, n_runs: int) -> list[float]:
+    """What one writes by hand: torch.optim.SGD, the same batches and measurements, one net at a time."""
+    found = []
+    for cell in cells(n_runs):
+        spec = work.subject.spec
+        assert spec is not None
+        model = nets.build(spec, work.subject.n_features, work.subject.n_outputs, parse(cell.scheme), cell.seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=ETA)
+        for step, (x, y) in enumerate(work.split.batches(work.setup.steps)):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if step + 1 in work.setup.points:
+                with torch.no_grad():
+                    for side in (work.split.seen(), work.split.unseen()):
+                        assert side is not None
+                        loss = float(F.cross_entropy(model(side[0]), side[1]))
+                        found.append(loss)
+    return found[2::4]  # the training loss at the last point
+
+
+def scikit(work: Work, n_runs: int, hidden: tuple[int, ...], batch: int, steps: int) -> None:
+    from sklearn.neural_network import MLPClassifier
+
+    X, y = (part.numpy() for part in work.split.train)
+    epochs = max(1, round(steps * batch / len(X)))
+    for seed in range(n_runs):
+        model = MLPClassifier(
+            hidden, solver="sgd", learning_rate_init=ETA, momentum=0.0, alpha=0.0, batch_size=batch, max_iter=epochs,
+            random_state=seed, tol=0.0, n_iter_no_change=epochs + 1,
+        )  # fmt: skip
+        model.fit(X, y)
+
+
+def best(call: Callable[[], object], turns: int) -> float:
+    found = []
+    for _ in range(turns):
+        started = clock()
+        call()
+        found.append(clock() - started)
+    return min(found)
+
+
+def product_rate(m: int, b: int, i: int, o: int) -> float:
+    """GFLOP/s of one batched product of the hidden layers' shape, at its best."""
+    W, h, out = torch.randn(m, o, i + 1), torch.randn(m, i + 1, b), torch.empty(m, o, b)
+    seconds = min(best(lambda: torch.bmm(W, h, out=out), 20) for _ in range(3))
+    return 2 * m * b * (i + 1) * o / seconds / 1e9
+
+
+def flops(widths: tuple[int, ...], batch: int) -> int:
+    """Of the products of one step of one net: forward, weights' gradient, and back through all layers but the first."""
+    layers = list(itertools.pairwise(widths))
+    return sum(2 * batch * (i + 1) * o * (2 if not k else 3) for k, (i, o) in enumerate(layers))
+
+
+def compare(hidden: str, n_runs: int, batch: int, steps: int, budget: float, *, turns: int) -> list[str]:
+    work = work_of(hidden, batch, steps)
+    inner = tuple(int(width) for width in hidden.split("-"))
+    share = 8 if n_runs >= 64 else 1  # the slow sides are timed on a part of the runs
+    part = n_runs // share
+    mine, theirs, sk = [], [], []
+    ours(work, n_runs), plain_loop(work, 1), scikit(work, 1, inner, batch, steps)  # warm
+    for _ in range(turns):
+        mine.append(best(lambda: ours(work, n_runs), 1))
+        theirs.append(share * best(lambda: plain_loop(work, part), 1))
+        sk.append(share * best(lambda: scikit(work, part, inner, batch, steps), 1))
+    fast, slow, skl = min(mine), min(theirs), min(sk)
+    losses = np.array([run.loss[-1] for run in ours(work, part)])
+    gap = float(np.max(np.abs(losses - plain_loop(work, part)) / losses))
+    widths = (64, *inner, 10)
+    # The starts are drawn and the points measured on both sides; the rate is that of the steps alone.
+    drawing = best(lambda: batched.run(prepared(f"mlp:{hidden}:relu", "digits", steps=1, points=1), cells(n_runs)), 2)
+    rate = n_runs * steps * flops(widths, batch) / max(fast - drawing, 1e-9) / 1e9
+    peak = product_rate(n_runs, batch, inner[0], inner[-1])
+    print(
+        f"{n_runs} nets {'-'.join(map(str, widths))}, batch {batch}, {steps} steps, {torch.get_num_threads()} threads"
+    )
+    print(f"  symbreak       {fast:8.2f} s")
+    print(f"  plain torch    {slow:8.2f} s   {slow / fast:6.1f} times   (timed on {part} nets)")
+    print(f"  scikit-learn   {skl:8.2f} s   {skl / fast:6.1f} times   (timed on {part} nets)")
+    print(f"  steps alone    {rate:8.1f} GFLOP/s in products, {rate / peak:.2f} of the measured {peak:.1f}")
+    print(f"  largest relative difference of final losses {gap:.1e}")
+    failed = []
+    if slow / fast < budget:
+        failed.append(f"{hidden}: {slow / fast:.1f} times, below {budget:g}")
+    if gap > 1e-3:
+        failed.append(f"{hidden}: losses differ by {gap:.1e}")
+    if n_runs == 64 and rate < peak / 2:
+        failed.append(f"{hidden}: {rate / peak:.2f} of the product rate, below 0.5")
+    return failed
+
+
+def scaling(largest: int) -> list[str]:
+    print("cost against the number of runs, 64-16-16-10, batch 32, 100 steps, memory limit 256 MB")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rates, counts = [], [n for n in (1, 4, 16, 64, 256, 1024, 4096) if n <= largest]
+    for n_runs in counts:
+        started = clock()
+        race("mlp:16-16:relu", "digits", schemes=["he"], seeds=n_runs, etas=[ETA], steps=100, points=2, memory_mb=256.0)
+        seconds = clock() - started
+        rates.append(seconds / n_runs)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"  {n_runs:5d} runs {seconds:8.2f} s   {1e3 * seconds / n_runs:7.2f} ms a run   {memory - before:+6.0f} MB"
+        )
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    failed = [f"memory grew by {grown:.0f} MB"] if grown > 256 + 64 else []
+    if counts[-1] >= 1024 and rates[-1] > 1.5 * rates[counts.index(256)]:
+        failed.append(f"{counts[-1]} runs cost {rates[-1] / rates[counts.index(256)]:.2f} times as much each as 256")
+    return failed
+
+
+def main() -> int:
+    warnings.simplefilter("ignore")  # scikit-learn's ConvergenceWarning: it is stopped on purpose
+    quick = "--quick" in sys.argv
+    steps, turns = (60, 1) if quick else (300, 3)
+    failed = scaling(256 if quick else 4096)  # first, while the process has needed no memory for anything else
+    failed += compare("16-16", 256, 32, steps, 20.0, turns=turns)
+    failed += compare("64-64", 64, 128, steps, 3.0, turns=turns)
+    print("over budget: " + ("; ".join(failed) or "none"))
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Many multilayer perceptrons of one shape as one: forward and backward written out, two products a layer.
+
+Index letters: m models, b samples, i units in, o units out. Signals are [m, o, b], samples last, because elementwise
+functions and the softmax then run over long rows: a softmax over a last axis of 10 took forty times as long. A unit
+that is always 1 carries the bias, so that a layer is one tensor [m, o, i + 1] and one product.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from symbreak.nets import Spec
+from symbreak.nets.losses import like
+from symbreak.races.subjects import State
+from symbreak.schemes import ACTIVATIONS
+
+aten = torch.ops.aten
+Forward = Callable[[Tensor, Tensor], object]  # (z, h): phi(z) into h
+Pullback = Callable[[Tensor, Tensor, Tensor], object]  # (z, h, dloss/dh): it becomes dloss/dz
+KNOWN: dict[str, tuple[Forward, Pullback]] = {
+    "identity": (lambda z, h: h.copy_(z), lambda z, h, d: d),  # noqa: ARG005 (one signature)
+    "relu": (
+        lambda z, h: torch.clamp_min(z, 0, out=h),
+        lambda z, h, d: aten.threshold_backward.grad_input(d, z, 0, grad_input=d),  # noqa: ARG005
+    ),
+    "tanh": (
+        lambda z, h: torch.tanh(z, out=h),
+        lambda z, h, d: aten.tanh_backward.grad_input(d, h, grad_input=d),  # noqa: ARG005
+    ),
+    "sigmoid": (
+        lambda z, h: torch.sigmoid(z, out=h),
+        lambda z, h, d: aten.sigmoid_backward.grad_input(d, h, grad_input=d),  # noqa: ARG005
+    ),
+}
+Use = Callable[[int, Tensor, Tensor], None]
+BLOCK = 256  # samples measured at once: more fall out of the cache, and took twice as long each
+LEARNS_OR_DRAWS = ("prelu", "rrelu")
+
+
+def fits(spec: Spec | None, loss: str) -> bool:
+    """Whether the gradient is written out: a spec without learned or random activations, cross entropy or squares."""
+    return spec is not None and spec.activation not in LEARNS_OR_DRAWS and loss in ("ce", "mse", "bce")
+
+
+def _by_autograd(name: str) -> tuple[Forward, Pullback]:
+    phi = ACTIVATIONS[name]
+
+    def pullback(z: Tensor, h: Tensor, delta: Tensor) -> None:  # noqa: ARG001 (one signature)
+        with torch.enable_grad():
+            point = z.detach().requires_grad_()
+            out = phi(point)
+        delta.copy_(torch.autograd.grad(out, point, delta)[0] if out.requires_grad else torch.zeros_like(z))
+
+    return lambda z, h: h.copy_(phi(z)), pullback
+
+
+class _Room:
+    """Memory for the signals of m models and n samples, used again at every step.
+
+    inputs of each layer, with the unit of ones; z of each layer; and dloss/d(input), which becomes dloss/dz below it.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], n: int) -> None:
+        m = len(weights[0])
+        self.x = weights[0].new_ones(n, weights[0].shape[2])
+        self.inputs = [self.x.T.expand(m, -1, -1), *(W.new_ones(m, W.shape[2], n) for W in weights[1:])]
+        self.z = [W.new_empty(m, W.shape[1], n) for W in weights]
+        self.slopes = [W.new_empty(m, W.shape[2], n) for W in weights[1:]]
+
+
+@dataclass(eq=False)
+class Chains:
+    """M perceptrons with their weights stacked; `step` moves them in place.
+
+    Example:
+        >>> from symbreak import nets
+        >>> from symbreak.schemes import zeros
+        >>> state = {k: v.detach().clone() for k, v in nets.build("mlp:8:tanh", 2, 1, zeros()).named_parameters()}
+        >>> many = stack(nets.parse_spec("mlp:8:tanh"), [state, state], "mse")
+        >>> many.outputs(torch.ones(5, 2)).shape
+        torch.Size([2, 5, 1])
+
+    Source: torch.bmm; the gradient of a multilayer perceptron as in any textbook.
+    """
+
+    weights: list[Tensor]  # each [m, o, i + 1], the bias last
+    activation: str
+    loss: str
+
+    def __post_init__(self) -> None:
+        self.phi, self.pullback = KNOWN.get(self.activation) or _by_autograd(self.activation)
+        self._rooms: dict[int, _Room] = {}
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self.weights
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs [m, n, o] for features x [n, i]."""
+        last = self.weights[-1]
+        found = last.new_empty(len(last), last.shape[1], len(x))
+        for first in range(0, len(x), BLOCK):
+            found[:, :, first : first + BLOCK] = self._forward(x[first : first + BLOCK]).z[-1]
+        return found.transpose(1, 2)
+
+    def _forward(self, x: Tensor) -> _Room:
+        if len(x) not in self._rooms:
+            self._rooms[len(x)] = _Room(self.weights, len(x))
+        room = self._rooms[len(x)]
+        room.x[:, :-1] = x
+        for number, (W, z) in enumerate(zip(self.weights, room.z, strict=True)):
+            if number:
+                self.phi(room.z[number - 1], room.inputs[number][:, :-1])
+            torch.bmm(W, room.inputs[number], out=z)
+        return room
+
+    def _slope(self, z: Tensor, y: Tensor) -> Tensor:
+        """dloss/dz of the last layer [m, o, b]."""
+        if self.loss == "ce":
+            expected = F.one_hot(y.long(), z.shape[1]).T.to(z.dtype)
+            return torch.softmax(z, dim=1).sub_(expected).div_(len(y))
+        target = like(y, z[0].T).T
+        if self.loss == "bce":
+            return torch.sigmoid(z).sub_(target).div_(target.numel())
+        return (z - target).mul_(2 / target.numel())
+
+    def _backward(self, x: Tensor, y: Tensor, rate: Tensor | None, use: Use) -> None:
+        """Hand each layer's (number, delta [m, o, b], input) to `use`, the last first; delta times rate."""
+        room = self._forward(x)
+        delta = self._slope(room.z[-1], y)
+        if rate is not None:
+            delta.mul_(rate)
+        for number in range(len(self.weights) - 1, -1, -1):
+            if number:
+                torch.bmm(self.weights[number].transpose(1, 2), delta, out=room.slopes[number - 1])
+            use(number, delta, room.inputs[number].transpose(1, 2))
+            if number:
+                delta = room.slopes[number - 1][:, :-1]
+                self.pullback(room.z[number - 1], room.inputs[number][:, :-1], delta)
+
+    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """The gradient of every layer [m, o, i + 1]."""
+        found = [torch.empty_like(W) for W in self.weights]
+
+        def put(number: int, delta: Tensor, below: Tensor) -> None:
+            torch.bmm(delta, below, out=found[number])
+
+        self._backward(x, y, None, put)
+        return found
+
+    def descend(self, x: Tensor, y: Tensor, eta: Tensor) -> None:
+        """A step of plain descent, with no gradient kept: the products are added into the weights. eta [m]"""
+
+        def take(number: int, delta: Tensor, below: Tensor) -> None:
+            self.weights[number].baddbmm_(delta, below)
+
+        self._backward(x, y, -eta[:, None, None].to(self.weights[0].dtype), take)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the models."""
+        self.weights = [W[rows] for W in self.weights]
+        self._rooms.clear()
+
+
+def stack(spec: Spec, states: Sequence[State], loss: str) -> Chains:
+    """Chains from the tensors of each start, fc1.weight, fc1.bias, fc2.weight, ..."""
+    n_layers = len(spec.hidden) + 1
+    weights = [
+        torch.stack([torch.cat((one[f"fc{k}.weight"], one[f"fc{k}.bias"][:, None]), dim=1) for one in states])
+        for k in range(1, n_layers + 1)
+    ]
+    return Chains(weights, spec.activation if spec.hidden else "identity", loss)
+
+
+def floats_a_run(widths: Sequence[int], n_samples: int) -> int:
+    """Numbers that one run needs while it is trained, the rule's copies aside: weights, gradients, three signals."""
+    weights = sum(o * (i + 1) for i, o in itertools.pairwise(widths))
+    return 2 * weights + 3 * n_samples * sum(widths[1:])

@@ -1,0 +1,138 @@
+"""Where the work is done: old values are kept before the first write, and come back if anything fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from symbreak.errors import SchemeError
+from symbreak.schemes import Place, Scheme
+
+from .plan import Action, Start, Step, put_back, rms, write
+from .tensors import Held, lengths_of, tensors_of
+
+
+class Desk:
+    """A model whose tensors are being started.
+
+    Attributes:
+        tensors: first name -> tensor.
+        places: first name -> where it stands, as far as that is known by now.
+        generator: where the randomness comes from.
+        held_back: tensors that the caller keeps, and with them their biases.
+    """
+
+    def __init__(self, model: nn.Module, places: dict[str, Place], generator: torch.Generator) -> None:
+        self.model, self.places, self.generator = model, places, generator
+        self.tensors: dict[str, Held] = tensors_of(model)
+        self.notes: list[str] = []
+        self.held_back: frozenset[str] = frozenset()
+        self._before: dict[nn.Parameter, Tensor] = {}
+        self._old: dict[str, float] = {}
+        self._done: dict[str, tuple[Action, Scheme | None, str]] = {}
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """All that is done inside holds, or nothing of it."""
+        try:
+            yield
+        except BaseException:
+            put_back(self._before)
+            raise
+
+    # ---- what was done to a tensor ---------------------------------------------------------------------------------
+
+    def keep(self, name: str, because: str) -> None:
+        """Leave a tensor as it is."""
+        self._done[name] = ("kept", None, because)
+
+    def draw(self, name: str, scheme: Scheme, because: str) -> None:
+        """Fill a tensor by a scheme. What must not be written is kept, with the reason."""
+        if not self._may(name):
+            return
+        p = self.tensors[name].parameter
+        try:
+            with torch.inference_mode() if p.is_inference() else torch.no_grad():
+                scheme.fill_(p, generator=self.generator, place=self.places[name])
+        except SchemeError as err:
+            raise SchemeError(f"{name!r}: {err} Leave it out with keep=[{name!r}].") from err
+        self._done[name] = ("drawn", scheme, because)
+        self._renorm(name)
+
+    def _renorm(self, name: str) -> None:
+        """The lengths that weight norm keeps apart follow the directions that were drawn."""
+        lengths = lengths_of(name)
+        if lengths is None or lengths not in self.tensors:
+            return
+        v, g = self.tensors[name].parameter.detach(), self.tensors[lengths].parameter
+        axes = [i for i, (n, full) in enumerate(zip(g.shape, v.shape, strict=False)) if n == 1 and full > 1]
+        if g.dim() == v.dim():
+            size = v.norm(dim=axes, keepdim=True) if axes else v.abs()
+            self.put(lengths, size.to(g.dtype), "set", f"the lengths of {name}")
+
+    def put(self, name: str, value: Tensor, action: Action, because: str) -> None:
+        """Write given numbers; a scheme that was drawn before is still told."""
+        if not self._may(name):
+            return
+        write(self.tensors[name].parameter, value.reshape(self.tensors[name].parameter.shape))
+        _, scheme, _ = self._done.get(name, ("kept", None, ""))
+        self._done[name] = (action, scheme, because)
+
+    def tell(self, name: str, because: str) -> None:
+        """Another reason for what was done to a tensor already."""
+        action, scheme, _ = self._done[name]
+        self._done[name] = (action, scheme, because)
+
+    def action(self, name: str) -> Action | None:
+        """What was done so far."""
+        return self._done[name][0] if name in self._done else None
+
+    def scheme(self, name: str) -> Scheme | None:
+        """What it was filled with so far."""
+        return self._done[name][1] if name in self._done else None
+
+    def because(self, name: str) -> str:
+        """The reason so far."""
+        return self._done[name][2] if name in self._done else ""
+
+    def _may(self, name: str) -> bool:
+        held = self.tensors[name]
+        if held.left is not None:
+            self.keep(name, held.left)
+            return False
+        if held.parameter not in self._before:
+            self._before[held.parameter] = held.parameter.detach().clone()
+            self._old[name] = rms(held.parameter)
+        return True
+
+    def before(self, name: str) -> Tensor:
+        """The values a tensor had when it came here."""
+        p = self.tensors[name].parameter
+        return self._before.get(p, p.detach())
+
+    # ---- the plan --------------------------------------------------------------------------------------------------
+
+    def start(self, scheme: str) -> Start:
+        """The plan that was carried out."""
+        steps = []
+        for name, held in self.tensors.items():
+            action, drawn, because = self._done.get(name, ("kept", None, "not asked for"))
+            now = rms(held.parameter)
+            steps.append(
+                Step(
+                    tensor=name,
+                    shape=tuple(held.parameter.shape),
+                    action=action,
+                    scheme=drawn,
+                    because=because,
+                    role=self.places[name].role,
+                    rms=(self._old.get(name, now), now),
+                    also=held.names[1:],
+                )
+            )
+        params = [self.tensors[step.tensor].parameter for step in steps if step.action != "kept"]
+        before = {p: self._before[p] for p in params}
+        return Start(self.model, scheme, tuple(steps), before, tuple(dict.fromkeys(self.notes)))

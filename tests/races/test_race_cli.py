@@ -1,0 +1,78 @@
+"""`symbreak race` and `symbreak report`, from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from symbreak import cli
+
+RACE = ("race", "mlp:8:tanh", "--data", "iris", "--init", "zeros", "--init", "xavier", "--seeds", "0-7", "--eta", "0.3",
+        "--steps", "60")  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(one) for one in arguments])
+
+
+def test_race_and_report_say_the_same(tmp_path: Path) -> None:
+    store, file, picture = tmp_path / "runs.sqlite", tmp_path / "race.json", tmp_path / "race.png"
+    done = run(*RACE, "--store", store, "--plot", picture)
+    assert done.exit_code == 0, done.output
+    assert "Xavier_uniform ends lower than zeros" in done.stdout
+    assert "mlp:8:tanh on iris: 16 of 16 runs, sgd, 60 steps of 32 samples" in done.stdout
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert run(*RACE, "--store", store, "--resume", "--format", "json", "-o", file).exit_code == 0
+    assert json.loads(file.read_text())["n_trained"] == 0
+    again = run("report", file)
+    assert again.exit_code == 0
+    assert again.stdout.splitlines()[:5] == done.stdout.splitlines()[:5]
+    stored = run("report", store)
+    assert stored.stdout.splitlines()[:5] == done.stdout.splitlines()[:5]
+    table = run("report", file, "--format", "csv").stdout.splitlines()
+    assert table[0].startswith("scheme,seed,eta,scale,final_loss")
+    assert len(table) == 17
+
+
+def test_a_factory_races_its_own_start_too(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))\n"
+    )
+    done = run(
+        "race", f"{tmp_path}/net.py:net", "--data", "iris", "--seeds", "2", "--steps", "5", "--batch-size", "full"
+    )
+    assert done.exit_code == 0, done.output
+    assert "as_built" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("race", "mlp:8", "--data", "iris", "--seeds", "5-2"), "--seeds 5-2: expected ranges and numbers"),
+        (("race", "mlp:8", "--data", "iris", "--batch-size", "many"), "--batch-size many: expected a number"),
+        (("race", "mlp:8", "--data", "iris", "--plot", "a.svg"), "name it a.png"),
+        (("race", "mlp:8", "--data", "iris", "--resume"), "--resume needs --store FILE"),
+        (("race", "mlp:8", "--data", "iris", "--init", "kaimin"), "no scheme is called 'kaimin'"),
+        (("race", "mlp:8", "--data", "iris", "--workers", "two"), "workers='two': expected a number"),
+        (("report", "no.sqlite"), "no.sqlite cannot be read as a race result"),
+        (("report", __file__), "this is no race result"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], match: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert match in done.stderr
+    assert "Traceback" not in done.stderr
