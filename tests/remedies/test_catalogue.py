@@ -76,16 +76,11 @@ def mended(name: str) -> Case:
     return replace(case, build=build)
 
 
-LEFT = {"BatchNorm with zero gamma and tanh": {"SB208"}}
-"""case -> a warning that stays: the second zero gain is harmless, and left as it is"""
-
-
 @pytest.mark.parametrize("name", [c.name for c in BROKEN])
 def test_what_is_broken_is_healed(name: str) -> None:
     _, _, plan = planned(name)
-    left = {u.finding.code for u in plan.left}
-    assert left == LEFT.get(name, set()), str(plan)
-    assert plan.after.verdict == ("degraded" if left else "healthy")
+    assert not plan.left, str(plan)
+    assert plan.after.verdict == "healthy"
     assert plan.changes
 
 

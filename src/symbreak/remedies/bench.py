@@ -31,6 +31,7 @@ class Bench:
     """A model, the question its report answered, and the parts of the repair that were chosen so far.
 
     Attributes:
+        first: the report that the repair is for.
         report: of the model with the chosen parts in place.
         chosen: in the order in which they were chosen.
         refusals: parameter -> why it may not be changed, of those that a repair would have liked to change.
@@ -40,6 +41,7 @@ class Bench:
         self, model: nn.Module, asked: Asked, report: Report, *, unsafe: bool = False, progress: Progress | None = None
     ) -> None:
         self.model, self.asked, self.report, self.unsafe = model, asked, report, unsafe
+        self.first = report
         self._progress, self._checks = progress, 0
         self.params = dict(model.named_parameters())
         self.chosen: list[Part] = []

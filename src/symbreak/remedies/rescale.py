@@ -16,7 +16,7 @@ from symbreak.records import Finding, LayerTrace
 
 from .bench import Bench
 from .part import Edit, Part, replacing, scaling
-from .suited import bias_of, fresh, suited_std, tensor_of
+from .suited import bias_of, fresh, is_factor, suited_std, tensor_of
 
 CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208"})
 TIERS = (30.0, 3.0, 1.25)  # how far off its suited size a layer is; torch's default is off by 2.4 behind a ReLU
@@ -44,7 +44,8 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
         if off and key not in told:
             told.add(key)
             found += [*_balanced(bench, off), _scaled(off)]
-    return [*found, *_by_data(bench, rows), *_constants(bench, rows)]
+    collapsed = any(f.code == "SB208" for f in findings)
+    return [*found, *_by_data(bench, rows), *_constants(bench, rows), *(_other_zeros(bench) if collapsed else ())]
 
 
 def _can(bench: Bench, row: LayerTrace) -> bool:
@@ -111,6 +112,22 @@ def _constants(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
     names = [r.weight for r in rows if tensor_of(bench.report.trace, r.weight).start == "constant"]
     if names and not copies:
         why = "it held one number, which passes on one direction of the signal alone; drawn anew"
+        yield Part("draw", why, tuple((name, replacing(fresh(bench, name))) for name in names))
+
+
+def _other_zeros(bench: Bench) -> Iterator[Part]:
+    """Where one of two zeros was drawn, and the other, which was told as well, keeps all inputs alike: that, too."""
+    told = {
+        name
+        for f in bench.first.findings
+        if f.code == "SB101"
+        for key in ("tensors", "input_zero", "back_zero")
+        for name in f.evidence.get(key, ())
+    }
+    zeros = [t.name for t in bench.report.trace.tensors if t.start == "zero" and t.name in told and is_factor(t)]
+    names = [name for name in zeros if bench.may(name)]
+    if names:
+        why = "a zero that all inputs look alike behind; drawn anew"
         yield Part("draw", why, tuple((name, replacing(fresh(bench, name))) for name in names))
 
 

@@ -101,6 +101,11 @@ def bias_of(bench: Bench, row: LayerTrace) -> str | None:
     return name if name in bench.params else None
 
 
+def is_factor(t: TensorTrace) -> bool:
+    """Whether a tensor multiplies the signal: a matrix, a gain, a gate; not what is only added."""
+    return not t.roles & {"bias", "norm_bias", "shift"}
+
+
 def tensor_of(trace: Trace, name: str) -> TensorTrace:
     return next(t for t in trace.tensors if t.name == name)
 
