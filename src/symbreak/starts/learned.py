@@ -22,6 +22,7 @@ from .plain import MATRICES
 from .session import Session, within
 
 Loss = Callable[..., Tensor] | None
+_LOOKS = 20  # times that MetaInit compares where it is with where it was
 
 
 # ---- MetaInit --------------------------------------------------------------------------------------------------------
@@ -38,8 +39,8 @@ def metainit(desk: Desk, names: Collection[str], scheme: Scheme, batch: Any, los
         desk.put(name, p.detach() * factor, "scaled", f"its norm times {factor:.3g} lowers the gradient quotient")
     if quotients:
         desk.notes.append(
-            f"the gradient quotient went from {quotients[0]:.3g} to {quotients[-1]:.3g} (1 would be a gradient that is "
-            f"useless after one step), {len(quotients) - 1} steps of norms"
+            f"the gradient quotient went from {quotients[0]:.3g} to {min(quotients):.3g} (at 1 a step changes the "
+            f"gradient by all of itself), the lowest of {len(quotients) - 1} looks in {options['steps']} steps"
         )
 
 
@@ -50,18 +51,27 @@ def _metainit(
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=desk.generator)))
     start = {n: float(torch.linalg.vector_norm(params[n].detach())) for n in tuned}
     now, speed = dict(start), dict.fromkeys(tuned, 0.0)
-    quotients: list[float] = []
+    quotients = [_evaluated(session, tuned, options["eps"])] if options["steps"] else []
+    best = dict(now)
+    often = max(1, options["steps"] // _LOOKS)
     for step in range(options["steps"]):
-        quotient, slopes = quotient_and_slopes(session, tuned, options["eps"], step, generator)
-        quotients.append(quotient)
+        _, slopes = quotient_and_slopes(session, tuned, options["eps"], step, generator)
         for name in tuned:
             speed[name] = options["momentum"] * speed[name] - options["learning_rate"] * slopes[name]
             wanted = max(now[name] + speed[name], 1e-3 * start[name])
             params[name].data.mul_(wanted / now[name])
             now[name] = wanted
-    if options["steps"]:
-        quotients.append(quotient_and_slopes(session, tuned, options["eps"], options["steps"], generator)[0])
-    return {n: now[n] / start[n] for n in tuned}, quotients
+        if (step + 1) % often == 0:
+            quotients.append(_evaluated(session, tuned, options["eps"]))
+            best = dict(now) if quotients[-1] <= min(quotients) else best
+    return {n: best[n] / start[n] for n in tuned}, quotients
+
+
+def _evaluated(session: Session, tuned: Collection[str], eps: float) -> float:
+    """The quotient on two fixed draws: what is compared from time to time, because single draws are very noisy."""
+    generator = torch.Generator().manual_seed(0)
+    values = [quotient_and_slopes(session, tuned, eps, step, generator)[0] for step in range(2)]
+    return sum(values) / len(values)
 
 
 def quotient_and_slopes(

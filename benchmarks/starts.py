@@ -1,0 +1,320 @@
+"""What the papers of data-dependent starts claim, and what is measured here at small size; "auto" on real models; time.
+
+    python benchmarks/starts.py [claims] [models] [time]
+
+Without arguments all three, as the Markdown of docs/starts.md. Every number is a mean over seeds where it says so.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from real_models.zoo import build
+
+import symbreak as sb
+
+STEPS, SEEDS = 200, range(5)
+MODELS = [
+    "timm.test_resnet", "timm.vit_tiny_patch16_224", "tv.resnet18", "tv.densenet121", "tv.vgg11", "tv.swin_t",
+    "hf.bert", "hf.gpt2.CausalLM", "hf.llama.CausalLM", "hf.t5.Seq2SeqLM", "hf.mamba.CausalLM", "peft.lora", "diff.DiT",
+    "torch.LSTM-LM",
+]  # fmt: skip
+BROKEN = [
+    "torch.MLP-relu",
+    "torch.MLP-tanh",
+    "hf.gpt2.CausalLM",
+    "timm.test_resnet",
+    "timm.vit_tiny_patch16_224",
+    "hf.bert",
+]
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    X, y = load_digits(return_X_y=True)
+    X = (X - X.mean(0)) / (X.std(0) + 1e-9)
+    return torch.tensor(X, dtype=torch.float32), torch.tensor(y)
+
+
+X, Y = digits()
+LOSS = nn.CrossEntropyLoss()
+
+
+def mlp(depth: int, width: int, phi: Callable[[], nn.Module]) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Linear(64, width)]
+    for _ in range(depth - 2):
+        layers += [phi(), nn.Linear(width, width)]
+    return nn.Sequential(*layers, phi(), nn.Linear(width, 10))
+
+
+def trained(model: nn.Module, seed: int, lr: float = 0.02) -> float:
+    """Loss over all digits after some steps of SGD."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    for _ in range(STEPS):
+        rows = torch.randint(0, len(X), (128,), generator=generator)
+        optimizer.zero_grad()
+        loss = LOSS(model(X[rows]), Y[rows])
+        if not bool(loss.isfinite()):
+            return math.inf
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return float(LOSS(model(X), Y))
+
+
+def runs(build_: Callable[[], nn.Module], scheme: str | None, lr: float) -> list[float]:
+    """The loss after training, a seed at a time."""
+    found = []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        model = build_()
+        if scheme is not None:
+            sb.init_(model, scheme, (X[:256], Y[:256]), loss=LOSS, generator=torch.Generator().manual_seed(seed))
+        found.append(trained(model, seed, lr))
+    return found
+
+
+def shown(losses: list[float]) -> str:
+    return f"{statistics.median(losses):.3g} ({min(losses):.3g} to {max(losses):.3g})"
+
+
+def layers(model: nn.Module, x: Any) -> dict[str, Tensor]:
+    """Layer -> output [b, o], by hooks."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, out: Tensor) -> None:  # noqa: ARG001 (a hook's signature)
+            found[name] = out.detach().movedim(1, -1).flatten(0, -2) if out.dim() == 4 else out.detach()
+
+        return hook
+
+    hooks = [m.register_forward_hook(keep(n)) for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d)]
+    with torch.no_grad():
+        model(x)
+    for handle in hooks:
+        handle.remove()
+    return found
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+
+
+def claims() -> Iterator[tuple[str, str, str]]:
+    """(scheme, what its paper claims, what is measured)."""
+    net = mlp(30, 64, nn.ReLU)
+    sb.init_(net, "lsuv", X[:256], generator=generator())
+    worst = max(abs(float(o.var()) - 1) for o in layers(net, X[:256]).values())
+    yield "lsuv", "variance 1 of every layer's output, within tol 0.02", f"30 layers: largest departure {worst:.2g}"
+    for name, phi in (("ReLU", nn.ReLU), ("tanh", nn.Tanh)):
+        default, ours = (runs(lambda phi=phi: mlp(30, 64, phi), s, 0.02) for s in (None, "lsuv"))
+        yield (
+            "lsuv",
+            f"a deep net without normalisation trains ({name}, 30 layers, digits, {STEPS} steps)",
+            f"loss, median of {len(SEEDS)} seeds (range): torch's default {shown(default)}, lsuv {shown(ours)}",
+        )
+    net = mlp(6, 64, nn.ReLU)
+    sb.init_(net, "krahenbuhl(between=False)", X[:256], generator=generator())
+    units = torch.cat([o.mean(0) - 0.1 for o in layers(net, X[:256]).values()])
+    spread = torch.cat([o.std(0, unbiased=False) - 1 for o in layers(net, X[:256]).values()])
+    yield (
+        "krahenbuhl",
+        "every unit has mean beta and deviation 1",
+        f"largest departures {float(units.abs().max()):.1g} and {float(spread.abs().max()):.1g}",
+    )
+    start = sb.init_(mlp(6, 64, nn.ReLU), "krahenbuhl(tol=0.02)", (X[:256], Y[:256]), loss=LOSS, generator=generator())
+    yield "krahenbuhl", "all layers change at one rate", start.notes[-1]
+    net = mlp(6, 64, nn.Tanh)
+    sb.init_(net, "weight_norm_data", X[:256], generator=generator())
+    outs = list(layers(net, X[:256]).values())
+    off = (
+        max(float(o.mean(0).abs().max()) for o in outs),
+        max(float((o.std(0, unbiased=False) - 1).abs().max()) for o in outs),
+    )
+    yield (
+        "weight_norm_data",
+        "pre-activations of mean 0 and variance 1",
+        f"largest departures {off[0]:.1g} and {off[1]:.1g}",
+    )
+    yield from _learned()
+    yield from _analytic()
+
+
+def _learned() -> Iterator[tuple[str, str, str]]:
+    bad = "kaiming_normal(gain=0.5)"
+    notes = sb.init_(
+        mlp(12, 32, nn.Tanh),
+        f"metainit(steps=100, start={bad!r})",
+        (X[:128], Y[:128]),
+        loss=LOSS,
+        generator=generator(),
+    ).notes
+    yield "metainit", "the gradient quotient falls", f"12 tanh layers from {bad}: {notes[-1]}"
+    for start in (bad, "kaiming_normal(gain=2.5)"):
+        plain = runs(lambda: mlp(12, 32, nn.Tanh), start, 0.02)
+        ours = runs(lambda: mlp(12, 32, nn.Tanh), f"metainit(steps=100, start={start!r})", 0.02)
+        yield (
+            "metainit",
+            f"a net without normalisation trains from a bad start ({start}, 12 tanh layers, digits, {STEPS} steps)",
+            f"loss, median of {len(SEEDS)} seeds (range): as drawn {shown(plain)}, metainit {shown(ours)}",
+        )
+    deep = "kaiming_normal(gain=2.0)"
+    notes = sb.init_(
+        mlp(12, 64, nn.ReLU), f"gradinit(steps=200, learning_rate=0.03, start={deep!r})", (X[:256], Y[:256]), loss=LOSS,
+        generator=generator(),
+    ).notes  # fmt: skip
+    yield (
+        "gradinit",
+        "the loss after one step falls, and the gradient's norm keeps its bound",
+        f"12 ReLU layers: {notes[-1]}",
+    )
+    plain = runs(lambda: mlp(12, 64, nn.ReLU), deep, 0.02)
+    ours = runs(lambda: mlp(12, 64, nn.ReLU), f"gradinit(steps=200, learning_rate=0.03, start={deep!r})", 0.02)
+    yield (
+        "gradinit",
+        f"training is easier (12 ReLU layers from {deep}, digits, {STEPS} steps)",
+        f"loss, median of {len(SEEDS)} seeds (range): as drawn {shown(plain)}, gradinit {shown(ours)}",
+    )
+
+
+def _analytic() -> Iterator[tuple[str, str, str]]:
+    from tests.starts.test_analytic import CASES, second_moments
+
+    for name, (make, x, _) in CASES.items():
+        total: dict[str, float] = {}
+        default: dict[str, float] = {}
+        for seed in range(10):
+            torch.manual_seed(seed)
+            model = make()
+            for layer, size in second_moments(model, x).items():
+                default[layer] = default.get(layer, 0.0) + size / 10
+            sb.init_(model, "analytic", x, generator=generator(seed))
+            for layer, size in second_moments(model, x).items():
+                total[layer] = total.get(layer, 0.0) + size / 10
+        yield (
+            "analytic",
+            f"every layer's output has second moment 1: {name}, {len(total)} layers",
+            f"mean of 10 seeds: {min(total.values()):.2f} to {max(total.values()):.2f} "
+            f"(torch's default {min(default.values()):.2g} to {max(default.values()):.2g})",
+        )
+
+
+# ---- real models -----------------------------------------------------------------------------------------------------
+
+
+def models() -> Iterator[tuple[str, str, str, str]]:
+    """(model, what was done to it, verdict before and after, what "auto" wrote)."""
+    for name in MODELS:
+        case = build(name)
+        yield _started(name, "as built", case)
+    for name in BROKEN:
+        for fault, harm in FAULTS.items():
+            case = build(name)
+            with torch.no_grad():
+                harm(case.model)
+            yield _started(name, fault, case)
+
+
+def _started(name: str, fault: str, case: Any) -> tuple[str, str, str, str]:
+    before = sb.check(case.model, case.batch, objective=case.objective).verdict
+    started = time.perf_counter()
+    start = sb.init_(case.model, "auto", case.batch, generator=generator())
+    seconds = time.perf_counter() - started
+    after = sb.check(case.model, case.batch, objective=case.objective).verdict
+    return name, fault, f"{before} -> {after}", f"{len(start.changed)} of {len(start)} tensors, {seconds:.1f} s"
+
+
+def _zero(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) in (nn.Linear, nn.Conv2d):
+            for p in module.parameters(recurse=False):
+                p.zero_()
+
+
+def _constant(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) in (nn.Linear, nn.Conv2d):
+            for p in module.parameters(recurse=False):
+                p.fill_(0.05)
+
+
+def _unwritten(model: nn.Module) -> None:
+    next(p for p in model.parameters() if p.dim() > 1).fill_(float("nan"))
+
+
+FAULTS: dict[str, Callable[[nn.Module], None]] = {
+    "all layers zero": _zero,
+    "all layers 0.05": _constant,
+    "first weight NaN": _unwritten,
+}
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def cost(millions: int = 100) -> Iterator[tuple[str, str, str]]:
+    """(scheme, seconds of init_, ratio to torch.nn.init's own fill of the same weights and biases)."""
+    blocks = max(1, round(millions / 12.6))
+    shapes = [(1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024)] * blocks
+    model = nn.Sequential(*(nn.Linear(i, o) for i, o in shapes))
+    fills: dict[str, Callable[[Tensor], Any]] = {
+        "kaiming_normal": lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu"),
+        "xavier_uniform": nn.init.xavier_uniform_,
+        "normal(0.02)": lambda w: nn.init.normal_(w, std=0.02),
+    }
+    for scheme, fill in fills.items():
+        ours, theirs = [], []
+        for _ in range(3):
+            started = time.perf_counter()
+            for layer in model:
+                fill(layer.weight)
+                nn.init.zeros_(layer.bias)
+            middle = time.perf_counter()
+            sb.init_(model, scheme)
+            theirs.append(middle - started)
+            ours.append(time.perf_counter() - middle)
+        ratio = statistics.median(ours) / statistics.median(theirs)
+        yield scheme, f"{statistics.median(ours):.2f} s", f"{ratio:.2f}"
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> None:
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+    print()
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:] or ["claims", "models", "time"]
+    print(f"# Starts\n\nPrinted by `python benchmarks/starts.py {' '.join(sys.argv[1:])}`".rstrip() + ".\n")
+    if "claims" in wanted:
+        print("## What the papers claim, and what is measured\n")
+        table(("scheme", "claim", "measured"), claims())
+    if "models" in wanted:
+        print('## "auto" on real models, and on broken ones\n')
+        table(("model", "start", "verdict before and after", "auto"), models())
+    if "time" in wanted:
+        print("## Time for 100 million parameters\n")
+        table(("scheme", "init_", "times torch.nn.init's fill"), cost())
+
+
+if __name__ == "__main__":
+    main()
