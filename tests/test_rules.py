@@ -309,7 +309,10 @@ EDGES: dict[str, Callable[[float], Trace]] = {
         activations=(tanh("a", linear=thresholds.LINEAR_SHARE + (x - 1) / 100), tanh("b", linear=1.0)),
     ),
     "SB207": lambda x: trace(loss=1.0, layers=(layer("a", update_to_weight=x * thresholds.FIRST_STEP_TOO_LARGE),)),
-    "SB208": lambda x: trace(layers=depth(spread=thresholds.COLLAPSED / x)),
+    "SB208": lambda x: trace(
+        layers=depth(spread=thresholds.COLLAPSED / x),
+        tensors=tuple(tensor(f"{name}.weight") for name in "abc"),
+    ),
     "SB301": lambda x: trace(inputs=(InputTrace("x", (8, 4), 0.0, x * thresholds.LARGE_INPUT, -99.0, 99.0),)),
     "SB303": lambda x: trace(loss=1 + x * thresholds.PRIOR_EXCESS, target=TargetTrace(9, entropy=1.0)),
     "SB304": lambda x: trace(target=TargetTrace(9, high=x, output_activation="sigmoid", output_range=(0.0, 1.0))),
@@ -404,3 +407,29 @@ def test_one_layer_alone_is_no_matter_of_depth(code: str) -> None:
     alone = (one, *steady) if code == "SB203" else (*steady, layer("head", backward_norm=1 / far))
     assert code not in codes(trace(layers=alone))
     assert code in codes(trace(layers=tuple(layer(r.name, backward_norm=(r.backward_norm or 0) ** 2) for r in chain)))
+
+
+def test_a_zero_that_cuts_the_signal_is_no_collapse() -> None:
+    """LeViT starts each branch behind a zero scale, also where no residual goes round it: nothing differs there yet."""
+    torch.manual_seed(0)
+    gate = nn.BatchNorm1d(16)
+    nn.init.zeros_(gate.weight)
+    net = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), gate, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    report = sb.check(net, torch.randn(32, 8))
+    assert report.verdict == "healthy"
+    assert [f.code for f in report.findings if f.severity == "warning"] == []
+    assert "SB103" in {f.code for f in report.findings}
+
+
+@pytest.mark.parametrize(("layers", "verdict"), [(1, "healthy"), (2, "degraded")])
+def test_a_small_wrong_fan_is_told_and_two_in_a_row_count(layers: int, verdict: str) -> None:
+    torch.manual_seed(0)
+    grouped = [nn.Conv2d(64, 64, 3, padding=1, groups=4) for _ in range(layers)]
+    for conv in grouped:
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+    net = nn.Sequential(*(part for conv in grouped for part in (conv, nn.ReLU())))
+    report = sb.check(net, torch.randn(4, 64, 6, 6))
+    assert [f.code for f in report.findings if f.severity == "warning"] == ["SB407"] * layers
+    assert report.verdict == verdict

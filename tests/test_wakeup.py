@@ -158,3 +158,40 @@ def test_units_that_see_a_zero_for_now_are_not_dead(gamma: float, bias: float, d
     torch.manual_seed(0)
     report = sb.check(Squeeze(), torch.randn(32, 8))
     assert [f.units for f in report.findings if f.code == "SB102"] == ([(0, 1, 2, 3)] if dead else [])
+
+
+def test_a_forward_that_a_shift_breaks_has_felt_it() -> None:
+    """VITS reads the length of its output off a sum: no graph leads to it, and a shifted one can be refused."""
+
+    class ReadsItsLength(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.length, self.frame = nn.Linear(4, 1, bias=False), nn.Linear(4, 2)
+            self.right = self.length(torch.ones(4)).item()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if abs(self.length(torch.ones_like(x[0])).item() - self.right) > 1e-3:
+                raise RuntimeError("no such length")
+            out: Tensor = self.frame(x)
+            return out
+
+    report = sb.check(ReadsItsLength(), torch.randn(8, 4))
+    assert report.verdict == "stuck"
+    assert [(f.code, f.where) for f in report.findings if f.severity == "error"] == [("SB101", "length.weight")]
+
+
+def test_what_a_rounding_hides_is_not_absorbed() -> None:
+    """A small shift moves nothing, as in front of a normalisation; a large one does."""
+
+    class Rounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level, self.frame = nn.Parameter(torch.tensor([3.2])), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.frame(x) * self.level.round()
+            return out
+
+    report = sb.check(Rounded(), torch.randn(8, 4))
+    assert report.verdict == "stuck"
+    assert [(f.code, f.where) for f in report.findings if f.severity == "error"] == [("SB101", "level")]

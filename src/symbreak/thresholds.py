@@ -67,3 +67,7 @@ loss spans the square of it."""
 PRIOR_EXCESS = 1.0
 """SB303: nats that the first loss lies above the entropy of the labels, the loss of a model that only knows the
 prior."""
+
+WRONG_FAN = 6**0.5
+"""SB407: the product of the factors of all layers told, from which the model is degraded. torch's own default lies as
+far below kaiming's size, in every layer, and trains; below that it is told and changes no verdict."""

@@ -20,6 +20,7 @@ from .project import slice_tops
 from .wakeup import Ladder, climb, nominal_scale, scale
 
 SHIFT = 1e-3  # of the scale: small enough to stay on one side of a ReLU or a max
+FAR = 1.0  # of the scale: leaves the step of a rounding; what a normalisation removes, it removes at any size
 _FELT = 0.1  # of the output's size: doubling a weight behind which no norm stands moves it by more
 _STILL = {torch.float64: 1e-8, torch.float32: 1e-4}  # relative movement of the outputs that counts as none
 
@@ -97,7 +98,7 @@ def _cut_off(runner: Runner, ladder: Ladder, touched: frozenset[str]) -> set[str
         return set()
     runner.what = "shifting what has no path to the loss"
     before = runner.outputs(1, felt=True)
-    moving = [items for items in groups.values() if _moves(runner, items, before, shift=1.0, felt=True)]
+    moving = [items for items in groups.values() if _moves(runner, items, before, shift=FAR, felt=True)]
     return {item.name for items in moving for item in items}
 
 
@@ -191,18 +192,23 @@ def _holes(p: Tensor) -> Tensor:
 
 
 def _unmoved(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
-    """The items whose shift moves no output, found by halving: all absorbed biases cost one forward pass together."""
+    """The items whose shift, small or large, moves no output."""
     if not items:
         return []
     runner.what = "shifting what stays asleep"
     before = runner.outputs(1)
     if not before:
         return []
+    return _still(runner, _still(runner, items, before, SHIFT), before, FAR)
+
+
+def _still(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], shift: float) -> list[_Item]:
+    """Found by halving: all absorbed biases cost one forward pass together."""
     found: list[_Item] = []
-    stack: list[list[_Item]] = [list(items)]
+    stack: list[list[_Item]] = [list(items)] if items else []
     while stack:
         group = stack.pop()
-        if not _moves(runner, group, before):
+        if not _moves(runner, group, before, shift=shift):
             found.extend(group)
         elif len(group) > 1:
             middle = len(group) // 2
@@ -211,7 +217,7 @@ def _unmoved(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
 
 
 def _moves(
-    runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], *, shift: float = SHIFT, felt: bool = False
+    runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], *, shift: float, felt: bool = False
 ) -> bool:
     generator = torch.Generator().manual_seed(runner.seed + 99)
     held = runner.held
@@ -222,7 +228,10 @@ def _moves(
                 noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
                 rows = item.rows.to(p.device).reshape(p.shape[:1] + (1,) * (p.dim() - 1) if p.dim() else ())
                 p.add_(noise * rows * (shift * max(scale(p), 0.1)))
-        after = runner.outputs(1, felt=felt)
+        try:
+            after = runner.outputs(1, felt=felt)
+        except UsersCodeError:
+            return True
     return any(_differs(a, b, _STILL.get(held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
 
 
@@ -238,7 +247,10 @@ def scale_moves(runner: Runner) -> Callable[[Mapping[str, float], Mapping[str, f
 
     def moves(some: Mapping[str, float], others: Mapping[str, float]) -> bool:
         runner.what = "scaling what may have the wrong fan"
-        before, after = scaled(some), scaled(others)
+        try:
+            before, after = scaled(some), scaled(others)
+        except UsersCodeError:
+            return True  # a forward that no longer runs has felt it: VITS reads the length of its output off a sum
         return any(_differs(*_spread(a, b), _FELT) for a, b in zip(before, after, strict=True))
 
     return moves

@@ -187,7 +187,7 @@ def input_collapse(trace: Trace) -> Iterator[Claim]:
     Why: the network answers the same to everything, and its gradients are those of a constant.
 
     Evidence: the share of the second moment that differs between samples, in the first and in the last third of the
-    layers, at step 1.
+    layers, at step 1. Where a zero between them cuts the first layers off, nothing is measured: SB103 or SB101 tells.
 
     Remedy: weights nearer the edge of chaos, smaller biases, residual connections or a normalisation.
     """
@@ -195,6 +195,9 @@ def input_collapse(trace: Trace) -> Iterator[Claim]:
     if len(rows) < 3:
         return
     first, last = _ends(rows)
+    wake = {t.name: t.wake for t in trace.tensors}
+    if not any(wake.get(r.weight) == 1 for r in first):
+        return
     before, after = max(r.spread or 0 for r in first), max(r.spread or 0 for r in last)
     if after < COLLAPSED and before > COLLAPSED_FACTOR * after:
         yield Claim(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from symbreak.records import Claim, Remedy, Trace
+from symbreak.thresholds import WRONG_FAN
 
 from .grouping import called, layers, listed, some
 from .rule import rule
@@ -103,10 +105,12 @@ def wrong_fan(trace: Trace) -> Iterator[Claim]:
 
     Evidence: the size of the weights is what a usual formula gives with the shape's fans, within four standard errors
     over all layers of the kind, and not what any gives with the right ones. Where doubling the weights moves no output,
-    a normalisation hides the mistake, and it is told as information.
+    a normalisation hides the mistake, and it is told as information. The verdict changes where the factors together
+    exceed what separates torch's default from kaiming.
 
     Remedy: scale by the fans of one group or one matrix (`symbreak.schemes.fans_of`).
     """
+    decisive = _together(trace) >= WRONG_FAN
     for w in trace.wrong_fans:
         place = called(trace, w.layer)
         by = f"fan_in={w.right[0]}, fan_out={w.right[1]}"
@@ -114,6 +118,7 @@ def wrong_fan(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=w.layer,
             severity="info" if w.hidden else None,
+            decisive=decisive,
             because=(
                 f"the weights of {place}, a {w.kind}, have size {w.size:.3g}: {w.formula} with the fans of the shape "
                 f"({w.used[0]}, {w.used[1]}), not its own ({by}); {_off(w.factor)}{hidden}"
@@ -124,6 +129,11 @@ def wrong_fan(trace: Trace) -> Iterator[Claim]:
             },
             remedy=None if w.hidden else Remedy("rescale", w.tensor, f"multiply {w.tensor} by {w.factor:.3g}"),
         )  # fmt: skip
+
+
+def _together(trace: Trace) -> float:
+    """How far off the layers are together that no normalisation hides, each by its factor or one over it."""
+    return math.prod(max(w.factor, 1 / w.factor) for w in trace.wrong_fans if not w.hidden)
 
 
 def _off(factor: float) -> str:
