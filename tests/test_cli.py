@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ import torch
 from click.testing import CliRunner
 
 from symbreak import cli, config
+from symbreak.cli import check, terminal
+from symbreak.cli.options import Request
 from symbreak.errors import ConfigError
 from symbreak.schemes import CATALOGUE
 
@@ -97,7 +99,7 @@ def run(*arguments):
 def shell(*arguments, **environment):
     """A real process, as a user starts it."""
     code = "from symbreak.cli import main; main()"
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **environment}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **environment}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", errors="replace", env=env
     )
@@ -272,7 +274,7 @@ def test_an_interrupt_exits_130(folder):
 
 def test_ctrl_c_in_a_real_process(folder):
     code = "from symbreak.cli import main; main()"
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-c", code, "check", "models.py:slow"]
     # A shell starts background jobs with SIGINT ignored, and a child inherits that; this one shall hear it.
     hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -362,14 +364,14 @@ def test_colour_and_letters_follow_the_terminal(monkeypatch, stream, environment
         monkeypatch.setenv(name, given)
     monkeypatch.setattr(sys, "stdout", stream)
     report = Recorder()
-    cli._shown(report, "full", False, None)
+    check.shown(report, "full", False, None)
     assert (report.asked["color"], report.asked["ascii_only"]) == (color, ascii_only)
 
 
 def test_a_terminal_that_cannot_show_a_letter_does_not_crash(monkeypatch):
     stream = Terminal("ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    cli._say("±1")
+    terminal.say("±1")
     stream.flush()
     assert stream.buffer.getvalue() == b"?1\n"
 
@@ -381,7 +383,7 @@ def test_progress_is_for_terminals_and_for_long_work(monkeypatch):
     def shown(tty):
         stream = Terminal(tty=tty)
         now[0] = 0.0
-        with cli._progress(stream) as progress:
+        with terminal.progress_line(stream) as progress:
             progress(1, 10, "early")
             now[0] = 3.0
             progress(5, 10, "late")
@@ -441,6 +443,16 @@ def test_help_is_not_cut():
     commands = run("--help").stdout.partition("Commands:")[2]
     assert len(commands.splitlines()) == 8
     assert "..." not in commands
+
+
+def test_check_and_fix_ask_alike():
+    def asked(command):
+        shared = [slot.name for slot in fields(Request)]
+        slots = [slot.to_info_dict() for slot in cli.main.commands[command].params if slot.name in shared]
+        return [{**slot, "help": None if slot["name"] == "data" else slot.get("help")} for slot in slots]
+
+    assert [slot["name"] for slot in asked("check")] == [slot.name for slot in fields(Request)]
+    assert asked("check") == asked("fix")
 
 
 def test_help_names_the_grammar():
