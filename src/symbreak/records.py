@@ -258,4 +258,3 @@ class Trace:
     departure: float | None = None  # from one linear map of the input, where every activation is in its linear region
     adaptive: bool = False  # the optimizer's step does not grow with the gradient
     nonfinite: str | None = None
-    notes: tuple[tuple[str, str], ...] = ()  # (where, what could not be looked at)
