@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from symbreak.errors import BatchError, TargetError
-from symbreak.nets import ACTIVATIONS, LOSSES, Spec, build, parse_spec
+from symbreak.nets import ACTIVATIONS, LOSSES, MLPRegressor, Spec, build, parse_spec
 from symbreak.schemes import parse
 
 
@@ -118,3 +118,12 @@ def test_losses_complain_of_shapes_that_do_not_fit():
         LOSSES["mse"](torch.zeros(2, 3), torch.zeros(4))
     with pytest.raises(BatchError, match="class number 7, but the model has 3 outputs"):
         LOSSES["bce"](torch.zeros(2, 3), torch.tensor([1, 7]))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_estimators_wire_the_same_net_in_float64(activation):
+    ours = build(f"mlp:5-4:{activation}", 3, 1, parse("kaiming"))
+    theirs = MLPRegressor((5, 4), activation, random_state=0).build([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0]], [0.0, 1.0])
+    assert str(theirs) == str(ours)
+    assert {parameter.dtype for parameter in theirs.parameters()} == {torch.float64}
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}

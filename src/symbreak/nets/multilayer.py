@@ -10,7 +10,6 @@ import itertools
 import math
 import sys
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from symbreak.exact import arrays
 from symbreak.nets.again import ShrinkPerturb, parse_warm_start
@@ -36,6 +34,7 @@ from symbreak.nets.objectives import Objective
 from symbreak.nets.sharpness import safe_eta
 from symbreak.nets.solvers import SOLVERS, Factory, Stepper, solver
 from symbreak.nets.start import Slot, Tensors, layer
+from symbreak.nets.textbook import chain
 from symbreak.nets.training import Course, Plan, batches, quietly, train
 from symbreak.schemes import Activation, Fans, Scheme, activation, gains, kaiming_normal, lecun_normal
 
@@ -306,7 +305,7 @@ class Multilayer(Net):
     def adopt(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Make these the weights of a new net_."""
         widths = [len(tensor) for name, tensor in tensors.items() if name.startswith("fc") and tensor.ndim == 2]
-        net = chain([tensors["fc1.weight"].shape[1], *widths], self._phi())
+        net = chain([tensors["fc1.weight"].shape[1], *widths], self._phi().module, dtype=torch.float64).eval()
         net.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()})
         self.net_, self._stepper = net, None
 
@@ -463,24 +462,6 @@ class Multilayer(Net):
         with quietly(self.net_, len(features)), torch.no_grad():
             self.net_.eval()
             return cast(Tensor, self.net_(features))
-
-
-def chain(widths: Sequence[int], phi: Activation) -> nn.Sequential:
-    """fc1, act1, fc2, ...: nn.Linear and the activation in turn, float64, weights not yet written.
-
-    Example:
-        >>> [name for name, _ in chain([3, 8, 2], activation("tanh")).named_children()]
-        ['fc1', 'act1', 'fc2']
-
-    Source: as `symbreak.nets.build` names them.
-    """
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (n_in, n_out) in enumerate(itertools.pairwise(widths), start=1):
-        # skip_init, because nn.Linear's own start would draw from the global random state.
-        layers[f"fc{number}"] = skip_init(nn.Linear, n_in, n_out, dtype=torch.float64)  # type: ignore[no-untyped-call]
-        if number < len(widths) - 1:
-            layers[f"act{number}"] = phi.module().double()
-    return nn.Sequential(layers).eval()
 
 
 def auto_schemes(phi: Activation, n_layers: int) -> list[Scheme]:

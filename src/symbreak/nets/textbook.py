@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -79,25 +79,44 @@ def build(spec: Spec | str, n_features: int, n_outputs: int, scheme: Scheme, see
         >>> [name for name, _ in build("mlp:8-8:tanh", 2, 1, kaiming_normal()).named_children()]
         ['fc1', 'act1', 'fc2', 'act2', 'fc3']
 
-    Source: any textbook; the wiring is nn.Linear and an activation in turn.
+    Source: any textbook; the wiring is that of `chain`.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     generator = torch.Generator().manual_seed(seed)
-    widths = (n_features, *spec.hidden, n_outputs)
+    net = chain((n_features, *spec.hidden, n_outputs), ACTIVATIONS[spec.activation])
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            _start(layer, scheme, generator)
+    return net
+
+
+def chain(
+    widths: Sequence[int], activation: Callable[[], nn.Module], *, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
+    """fc1, act1, fc2, ...: nn.Linear and the activation in turn, weights and biases not yet written.
+
+    Args:
+        widths: of the input, the hidden layers and the output.
+        activation: makes the module behind each hidden layer.
+        dtype: of all parameters.
+    Example:
+        >>> [name for name, _ in chain([3, 8, 2], nn.Tanh).named_children()]
+        ['fc1', 'act1', 'fc2']
+
+    Source: any textbook.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (n_in, n_out) in enumerate(itertools.pairwise(widths), start=1):
-        layers[f"fc{number}"] = _started(n_in, n_out, scheme, generator)
+        # skip_init, because nn.Linear's own start would draw from the global random state.
+        layers[f"fc{number}"] = skip_init(nn.Linear, n_in, n_out, dtype=dtype)  # type: ignore[no-untyped-call]
         if number < len(widths) - 1:
-            layers[f"act{number}"] = ACTIVATIONS[spec.activation]()
+            layers[f"act{number}"] = activation().to(dtype)
     return nn.Sequential(layers)
 
 
-def _started(n_in: int, n_out: int, scheme: Scheme, generator: torch.Generator) -> nn.Linear:
-    # skip_init, because nn.Linear's own start would draw from the global random state.
-    layer = cast(nn.Linear, skip_init(nn.Linear, n_in, n_out))  # type: ignore[no-untyped-call]  # torch annotates no more
-    fans = Fans(n_in, n_out)
+def _start(layer: nn.Linear, scheme: Scheme, generator: torch.Generator) -> None:
+    fans = Fans(layer.in_features, layer.out_features)
     bias = scheme if scheme.name == "torch_default" else zeros()
     with torch.no_grad():
-        layer.weight.copy_(scheme.draw((n_out, n_in), fans=fans, generator=generator))
-        layer.bias.copy_(bias.draw((n_out,), fans=fans, generator=generator))
-    return layer
+        layer.weight.copy_(scheme.draw(tuple(layer.weight.shape), fans=fans, generator=generator))
+        layer.bias.copy_(bias.draw(tuple(layer.bias.shape), fans=fans, generator=generator))
