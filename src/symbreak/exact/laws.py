@@ -14,7 +14,7 @@ counted (`ties`), never passed over.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +38,16 @@ from symbreak.exact.setups import DescentRun, DescentSetup, HingeSetup, PassiveA
 
 __all__ = ["LAWS", "Answer", "Law"]
 
+S = TypeVar("S", PerceptronSetup, HingeSetup, PassiveAggressiveSetup, DescentSetup)
+
+
+def _scaled(setup: S, c: float, **powers: int) -> S:
+    """The setup with each named number c to that power times as large; one that is None stays None."""
+    given = {name: getattr(setup, name) for name in powers if getattr(setup, name) is not None}
+    scaled: dict[str, Any] = {name: arrays.numbers(name, number) * c ** powers[name] for name, number in given.items()}
+    return replace(setup, **scaled)
+
+
 # ---- perceptrons ----------------------------------------------------------------------------------------------------
 
 
@@ -47,11 +57,6 @@ def _starts_at_zero(setup: PerceptronSetup) -> Answer:
             False, "the start is not zero, so eta also sets how far it is from the start: only w0 / eta matters"
         )
     return Answer(True, "from zero every weight is eta times a sum of samples, and no sign depends on eta")
-
-
-def _scaled_perceptron(setup: PerceptronSetup, c: float) -> PerceptronSetup:
-    b0 = None if setup.b0 is None else c * arrays.numbers("b0", setup.b0)
-    return replace(setup, W0=c * arrays.numbers("W0", setup.W0), b0=b0, eta=c * arrays.numbers("eta", setup.eta))
 
 
 def _perceptron_times(run: perceptron.Run, c: float) -> perceptron.Run:
@@ -70,7 +75,7 @@ PERCEPTRON_SCALE = Law(
     breaks="in float64 at ties, unless c is a power of two",
     of=PerceptronSetup,
     admits=always("both runs multiply z by c > 0 alone; exact in float64 for c a power of two, else up to ties"),
-    rescale=_scaled_perceptron,
+    rescale=lambda s, c: _scaled(s, c, W0=1, b0=1, eta=1),
     carry=_perceptron_times,
     takes=positive,
     sees=_weights_and_bias,
@@ -83,7 +88,7 @@ PERCEPTRON_ETA = Law(
     breaks="from any other start; in float64 at ties, so decimal learning rates on whole numbers",
     of=PerceptronSetup,
     admits=_starts_at_zero,
-    rescale=lambda s, c: replace(s, eta=c * arrays.numbers("eta", s.eta)),
+    rescale=lambda s, c: _scaled(s, c, eta=1),
     carry=_perceptron_times,
     takes=positive,
     sees=_weights_and_bias,
@@ -101,13 +106,7 @@ HINGE_SCALE = Law(
     breaks="with the margin fixed at 1, or alpha left as it was",
     of=HingeSetup,
     admits=always("every term of the update is linear in (w, eta), and the margin is scaled with them"),
-    rescale=lambda s, c: replace(
-        s,
-        W0=c * arrays.numbers("W0", s.W0),
-        eta=c * arrays.numbers("eta", s.eta),
-        margin=c * arrays.numbers("margin", s.margin),
-        alpha=arrays.numbers("alpha", s.alpha) / c,
-    ),
+    rescale=lambda s, c: _scaled(s, c, W0=1, eta=1, margin=1, alpha=-1),
     carry=_online_times,
     takes=positive,
 )
@@ -119,12 +118,7 @@ PASSIVE_AGGRESSIVE_SCALE = Law(
     breaks="with the margin fixed at 1; pa1 with C left as it was, pa2 with C scaled",
     of=PassiveAggressiveSetup,
     admits=always("the update is linear in the loss, which is linear in start and margin"),
-    rescale=lambda s, c: replace(
-        s,
-        W0=c * arrays.numbers("W0", s.W0),
-        margin=c * arrays.numbers("margin", s.margin),
-        C=arrays.numbers("C", s.C) * (c if s.variant == "pa1" else 1.0),
-    ),
+    rescale=lambda s, c: _scaled(s, c, W0=1, margin=1, C=1 if s.variant == "pa1" else 0),
     carry=_online_times,
     takes=positive,
 )
@@ -138,7 +132,7 @@ LINEAR_TARGET_SCALE: Law[DescentSetup, DescentRun] = Law(
     breaks="with eta scaled instead: it sets the rate at which the start is forgotten, and does not merely scale w",
     of=DescentSetup,
     admits=always("the gradient is linear in start and target together"),
-    rescale=lambda s, c: replace(s, W0=c * arrays.numbers("W0", s.W0), y=c * arrays.numbers("y", s.y)),
+    rescale=lambda s, c: _scaled(s, c, W0=1, y=1),
     carry=lambda run, c: DescentRun(c * run.weights),
     takes=positive,
 )
@@ -150,13 +144,7 @@ LINEAR_FEATURE_SCALE: Law[DescentSetup, DescentRun] = Law(
     breaks="with eta or alpha left as it was",
     of=DescentSetup,
     admits=always("the product of features and weights is what the loss sees"),
-    rescale=lambda s, c: replace(
-        s,
-        X=c * arrays.numbers("X", s.X),
-        W0=arrays.numbers("W0", s.W0) / c,
-        etas=arrays.numbers("etas", s.etas) / c**2,
-        alpha=s.alpha * c**2,
-    ),
+    rescale=lambda s, c: _scaled(s, c, X=1, W0=-1, etas=-2, alpha=2),
     carry=lambda run, c: DescentRun(run.weights / c),
     takes=positive,
 )
