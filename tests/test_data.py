@@ -9,7 +9,7 @@ from sklearn import datasets
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from symbreak.data import BUILT_IN, Data, Given, as_table, from_object, load, task_of
+from symbreak.data import BUILT_IN, Data, Given, as_table, from_arrays, from_object, load, task_of
 from symbreak.errors import DataError
 
 
@@ -28,11 +28,45 @@ def csv(folder, text, name="t.csv"):
 def test_built_in_sets_are_scikit_learns_standardised(name):
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     data = load(name)
-    np.testing.assert_allclose(data.X, StandardScaler().fit_transform(X), atol=1e-5)
+    np.testing.assert_allclose(data.X, StandardScaler().fit_transform(X), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(data.y, y)
     assert data.n_classes == (0 if name == "diabetes" else len(set(y)))
     assert data.task == ("regression" if name == "diabetes" else "classification")
     assert "standardised" in data.note
+
+
+def test_a_table_keeps_all_digits_and_torch_gets_float32(folder):
+    data = load(csv(folder, "a,y\n0.1,0.3\n123456789.7,0.7\n-2.5,1.5\n"))
+    assert data.X[:, 0].tolist() == [0.1, 123456789.7, -2.5]
+    assert data.y.tolist() == [0.3, 0.7, 1.5]
+    x, y = data.draw(0)
+    assert x[:, 0].tolist() == np.float32([0.1, 123456789.7, -2.5]).tolist()
+    assert y.tolist() == np.float32([0.3, 0.7, 1.5]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("float64", "float64"), ("float32", "float32"), ("float16", "float32"), ("uint8", "float32"),
+        ("bool", "float32"), ("uint32", "float64"), ("int32", "int64"), ("int64", "int64"),
+    ],
+)  # fmt: skip
+def test_what_is_kept_holds_what_was_given(given, kept):
+    X = np.array([[0, 1], [1, 1], [1, 0]]).astype(given)
+    data = from_arrays(X, [0, 1, 1])
+    assert data.X.dtype == kept
+    assert (data.X == X).all()
+    assert data.draw(0)[0].dtype == (torch.int64 if kept == "int64" else torch.float32)
+    assert as_table(data).X.dtype == np.float64
+
+
+def test_a_number_beyond_float32_is_refused_where_torch_gets_it(folder):
+    large_x = load(csv(folder, "a,y\n1,0\n-1e39,1\n", "x.csv"))
+    large_y = load(csv(folder, "a,y\n1,0.5\n2,1e39\n", "y.csv"))
+    assert large_x.X[1, 0] == -1e39
+    for data, who in ((large_x, "x.csv: a feature"), (large_y, "y.csv: the target")):
+        with pytest.raises(DataError, match=f"{who} is 1e\\+39 in size, and float32 ends at 3.4e38. Scale it first."):
+            data.draw(0)
 
 
 def test_constant_columns_are_zero_and_said():

@@ -45,6 +45,9 @@ class Source(Protocol):
 class Data:
     """A table: features and target, and what the target is. X[b, i]; y[b] holds class numbers or quantities.
 
+    Numbers are kept as they are, quantities in float64 (X in float32 where it came so): closed forms need all digits.
+    A torch model gets float32, by `draw`.
+
     Example:
         >>> load("xor").task
         'classification'
@@ -66,6 +69,8 @@ class Data:
     def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch of a step: all rows of a small table, 256 different rows of a larger one, chosen by the step.
 
+        Raises:
+            DataError: a number that float32 does not hold.
         Example:
             >>> x, y = load("digits").draw(0)
             >>> tuple(x.shape), y.dtype
@@ -73,12 +78,36 @@ class Data:
 
         Source: NumPy's default_rng(step).
         """
-        import torch
-
         rows = np.arange(len(self.X))
         if len(rows) > BATCH:
             rows = np.sort(np.random.default_rng(step).choice(rows, BATCH, replace=False))
-        return torch.from_numpy(self.X[rows]), torch.from_numpy(self.y[rows])
+        return self.tensors(rows)
+
+    def tensors(self, rows: Any = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows as a torch model takes them: quantities in float32, classes and tokens in int64.
+
+        Raises:
+            DataError: a number that float32 does not hold.
+        Example:
+            >>> [part.dtype for part in load("diabetes").tensors()]
+            [torch.float32, torch.float32]
+
+        Source: torch's default dtype.
+        """
+        return _single(self.X[rows], f"{self.name}: a feature"), _single(self.y[rows], f"{self.name}: the target")
+
+
+def _single(numbers: NDArray[Any], what: str) -> torch.Tensor:
+    import torch
+
+    tensor = torch.from_numpy(numbers)
+    if tensor.dtype != torch.float64:
+        return tensor
+    single = tensor.float()
+    if not torch.isfinite(single).all():
+        largest = float(np.abs(numbers).max())
+        raise DataError(f"{what} is {largest:g} in size, and float32 ends at 3.4e38. Scale it first.")
+    return single
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +264,7 @@ def task_of(batch: Any) -> Task | None:
 
 
 def as_table(source: Source) -> Data:
-    """The source as features and target, for a model that must know how many of each there are.
+    """The source as features in float64 and target, for a model that must know how many of each there are.
 
     Example:
         >>> import torch
@@ -253,7 +282,7 @@ def as_table(source: Source) -> Data:
         raise DataError(f"{source.name}: a built-in model needs a table, (X[samples, features], y[samples]).")
     if data.X.ndim != 2:
         raise DataError(f"{data.name}: X has shape {data.X.shape}; a built-in model needs X[samples, features].")
-    return replace(data, X=data.X.astype(np.float32))
+    return replace(data, X=data.X.astype(np.float64))
 
 
 # Built-in sets ---------------------------------------------------------------------------------------------------
@@ -309,8 +338,8 @@ def _built_in(name: str) -> Data:
     if constant:
         note += f", {constant} constant columns set to 0"
     if name == "diabetes":
-        return Data(name, X.astype(np.float32), y.astype(np.float32), "regression", 0, note)
-    return Data(name, X.astype(np.float32), y.astype(np.int64), "classification", int(y.max()) + 1, note)
+        return Data(name, X, y, "regression", 0, note)
+    return Data(name, X, y.astype(np.int64), "classification", int(y.max()) + 1, note)
 
 
 # Files -----------------------------------------------------------------------------------------------------------
@@ -391,10 +420,17 @@ def _table(name: str, X: NDArray[Any], y: NDArray[Any], target: str = "y") -> Da
         raise DataError(f"{name}: features have shape {X.shape}, {target!r} has {y.shape}; expected X[b, i] and y[b].")
     if len(X) == 0:
         raise DataError(f"{name} has no samples.")
-    X = X.astype(np.int64 if X.dtype in (np.int32, np.int64) else np.float32)  # whole numbers may be tokens
+    X = X.astype(_kept_in(X.dtype))
     _complain_of_infinite(name, X)
     labels, task, note = _target(name, y, target)
     return Data(name, X, labels, task, int(labels.max()) + 1 if task == "classification" else 0, note)
+
+
+def _kept_in(given: np.dtype[Any]) -> type[np.generic]:
+    """What holds all digits: whole numbers may be tokens, and pictures in bytes or float32 need no float64."""
+    if given in (np.int32, np.int64):
+        return np.int64
+    return np.float32 if np.can_cast(given, np.float32) else np.float64
 
 
 def _complain_of_infinite(name: str, X: NDArray[Any]) -> None:
@@ -412,7 +448,7 @@ def _target(name: str, y: NDArray[Any], target: str) -> tuple[NDArray[Any], Task
         raise DataError(f"{name}: row {row + 1}, target {target!r} is {y[row]}; expected finite numbers.")
     levels = np.unique(y)
     if numeric and (y.ndim > 1 or len(levels) > min(MANY, max(2, len(y) // 2)) or (levels != np.round(levels)).any()):
-        return y.astype(np.float32), "regression", f"{target!r} taken as a quantity"
+        return y.astype(np.float64), "regression", f"{target!r} taken as a quantity"
     if len(levels) == 1:
         raise DataError(f"{name}: target {target!r} is {levels[0]} in every row; expected two classes or more.")
     classes = ", ".join(str(level) for level in levels[:5]) + (", ..." if len(levels) > 5 else "")

@@ -62,7 +62,7 @@ class Problem:
         mean, spread = self.X.mean(axis=0), self.X.std(axis=0)
         constant = spread <= 1e-12 * np.maximum(1.0, np.abs(mean))
         X = np.where(constant, 0.0, (self.X - mean) / np.where(constant, 1.0, spread))
-        if np.allclose(X, self.X, atol=1e-4):  # the built-in sets come standardised, in float32
+        if np.allclose(X, self.X, atol=1e-4):  # standardised as it came, but for the digits that a file keeps
             return replace(self, X=X)
         lost = f", {int(constant.sum())} constant columns set to 0" if constant.any() else ""
         return replace(self, X=X).noted(f"features standardised column by column{lost}")
@@ -142,7 +142,7 @@ def read(
         raise QuestionError(
             f"{table.name}: y has shape {table.y.shape}; {question} is asked of one target, y[samples]."
         )
-    problem = Problem(table.name, _features(data, table), table.y, table.task, table.n_classes, table.note)
+    problem = Problem(table.name, table.X, table.y, table.task, table.n_classes, table.note)
     return _few(problem, most, seed) if most else problem
 
 
@@ -171,13 +171,3 @@ def _few(problem: Problem, most: int, seed: int) -> Problem:
         problem = replace(problem, X=problem.X[:, columns])
         problem = problem.noted(f"{MOST_FEATURES} of {n_columns} features, drawn with seed {seed}")
     return problem
-
-
-def _features(data: Any, table: tables.Data) -> Floats:
-    """In float64: arrays as they were given. A table is kept in float32; its numbers are read as the decimals they
-    print as, or 0.1 would become 0.10000000149, and ties of the perceptron would come undone."""
-    if isinstance(data, tuple | list):
-        return np.asarray(data[0], dtype=np.float64)
-    if table.X.dtype == np.float32:
-        return table.X.astype(str).astype(np.float64)
-    return np.asarray(table.X, dtype=np.float64)

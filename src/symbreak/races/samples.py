@@ -68,8 +68,7 @@ def read(data: Any) -> Samples:
     """
     source = tables.load(data) if isinstance(data, str) else _source(data)
     if isinstance(source, tables.Data):
-        X, y = torch.from_numpy(source.X), torch.from_numpy(source.y)
-        found = Samples(source.name, X.float() if X.ndim == 2 and X.dtype == torch.float64 else X, y, source.task)
+        found = Samples(source.name, *source.tensors(), source.task)
     else:
         X, y = _all(source)
         found = Samples(source.name, X, y, tables.task_of((X, y)))
