@@ -195,3 +195,14 @@ def test_what_a_rounding_hides_is_not_absorbed() -> None:
     report = sb.check(Rounded(), torch.randn(8, 4))
     assert report.verdict == "stuck"
     assert [(f.code, f.where) for f in report.findings if f.severity == "error"] == [("SB101", "level")]
+
+
+def test_a_bias_absorbed_on_one_side_of_a_relu_is_no_never() -> None:
+    """All units are on, so the normalisation removes the bias; a large shift turns some off, and then it learns."""
+    torch.manual_seed(0)
+    first = nn.Linear(8, 16)
+    nn.init.constant_(first.bias, 2.5)
+    net = nn.Sequential(first, nn.ReLU(), nn.BatchNorm1d(16), nn.Linear(16, 2))
+    report = sb.check(net, 0.1 * torch.randn(32, 8))
+    assert report.verdict == "healthy"
+    assert [f.where for f in report.findings if f.code == "SB105"] == ["0.bias"]

@@ -6,8 +6,9 @@ parameter and see whether any output moves.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -192,14 +193,33 @@ def _holes(p: Tensor) -> Tensor:
 
 
 def _unmoved(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
-    """The items whose shift, small or large, moves no output."""
+    """The items whose small shift moves no output, unless a large one does and still gives them no gradient.
+
+    A bias in front of a normalisation moves nothing at any size, or only where a ReLU between them changes sides, and
+    then it learns. In front of a rounding nothing small moves anything, and nothing ever learns.
+    """
     if not items:
         return []
     runner.what = "shifting what stays asleep"
     before = runner.outputs(1)
     if not before:
         return []
-    return _still(runner, _still(runner, items, before, SHIFT), before, FAR)
+    near = _still(runner, items, before, SHIFT)
+    far = {item.name for item in _still(runner, near, before, FAR)}
+    flat = _without_gradient(runner, [item for item in near if item.name not in far])
+    return [item for item in near if item.name not in flat]
+
+
+def _without_gradient(runner: Runner, items: Sequence[_Item]) -> set[str]:
+    """Those that get exactly no gradient after a large shift either."""
+    if not items:
+        return set()
+    with _shifted(runner, items, FAR):
+        try:
+            gradients = runner.run(1).gradients
+        except UsersCodeError:
+            return set()
+    return {item.name for item in items if (g := gradients[item.name]) is not None and not bool(g.any())}
 
 
 def _still(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], shift: float) -> list[_Item]:
@@ -219,20 +239,25 @@ def _still(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], s
 def _moves(
     runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], *, shift: float, felt: bool = False
 ) -> bool:
-    generator = torch.Generator().manual_seed(runner.seed + 99)
-    held = runner.held
-    with held.scratch():
-        with torch.no_grad():
-            for item in items:
-                p = held.params[item.name].data
-                noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
-                rows = item.rows.to(p.device).reshape(p.shape[:1] + (1,) * (p.dim() - 1) if p.dim() else ())
-                p.add_(noise * rows * (shift * max(scale(p), 0.1)))
+    with _shifted(runner, items, shift):
         try:
             after = runner.outputs(1, felt=felt)
         except UsersCodeError:
             return True
-    return any(_differs(a, b, _STILL.get(held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
+    return any(_differs(a, b, _STILL.get(runner.held.dtype, 1e-4)) for a, b in zip(before, after, strict=True))
+
+
+@contextlib.contextmanager
+def _shifted(runner: Runner, items: Sequence[_Item], shift: float) -> Iterator[None]:
+    generator = torch.Generator().manual_seed(runner.seed + 99)
+    with runner.held.scratch():
+        with torch.no_grad():
+            for item in items:
+                p = runner.held.params[item.name].data
+                noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype).to(p.device)
+                rows = item.rows.to(p.device).reshape(p.shape[:1] + (1,) * (p.dim() - 1) if p.dim() else ())
+                p.add_(noise * rows * (shift * max(scale(p), 0.1)))
+        yield
 
 
 def scale_moves(runner: Runner) -> Callable[[Mapping[str, float], Mapping[str, float]], bool]:
