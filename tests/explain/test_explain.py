@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import symbreak
@@ -86,6 +87,16 @@ def test_same_seed_same_numbers() -> None:
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_global_random_state_is_neither_read_nor_moved() -> None:
+    """rrelu takes no generator of its own."""
+    torch.manual_seed(1)
+    first, state = explain("zero-hidden", seed=3).to_json(), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert explain("zero-hidden", seed=3).to_json() == first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_arrays_and_a_file_of_them_are_one(tmp_path: Path) -> None:

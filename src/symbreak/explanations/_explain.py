@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from symbreak.errors import nearest
 from symbreak.explanations.explanation import Explanation
 from symbreak.explanations.problem import QuestionError, read
@@ -34,6 +36,9 @@ def explain(question: str, data: Any = None, *, seed: int = 0) -> Explanation:
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise QuestionError(f"seed is {seed!r}; a whole number from 0 on is needed.")
     problem = read(data, default=asked.default, needs=asked.needs, question=asked.name, most=asked.most, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # rrelu and dropout draw from the global state and take no generator
+        experiment, caveats = asked.experiment(problem, seed), asked.fails_when(problem, seed)
     return Explanation(
         question=asked.name,
         asks=asked.asks,
@@ -41,8 +46,8 @@ def explain(question: str, data: Any = None, *, seed: int = 0) -> Explanation:
         derivation=asked.derivation(),
         data=problem.about,
         seed=seed,
-        experiment=asked.experiment(problem, seed),
-        fails_when=asked.fails_when(problem, seed),
+        experiment=experiment,
+        fails_when=caveats,
         sources=asked.sources,
     )
 
