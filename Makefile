@@ -28,7 +28,7 @@ real-models: $(VENV)/.real
 	$(BIN)/python -m real_models.run --markdown docs/real-models.md
 
 real-models-all: $(VENV)/.real-full
-	$(BIN)/python -m real_models.run --all
+	$(BIN)/python -m real_models.run --all --markdown docs/real-models.md
 
 faults: $(VENV)/.real
 	$(BIN)/python -m real_models.faults

@@ -21,7 +21,7 @@ from typing import IO
 from real_models import zoo
 from real_models.expected import disagreement
 from real_models.measure import Row
-from real_models.table import as_markdown, as_text, put_between_markers
+from real_models.table import ALL, SIXTY, as_markdown, as_text, by_library, outcome, put_between
 
 IMPORT_SECONDS = 120
 
@@ -37,7 +37,8 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=1))
     if options.markdown:
-        put_between_markers(Path(options.markdown), as_markdown(rows) + "\n\n" + rates(rows, wrong))
+        markers, table = (ALL, by_library(rows)) if options.all else (SIXTY, as_markdown(rows))
+        put_between(Path(options.markdown), *markers, f"{table}\n\n{rates(rows, wrong)}")
     return 1 if wrong else 0
 
 
@@ -48,7 +49,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="only build, and one plain forward and backward pass")
     parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for one model")
     parser.add_argument("--json", metavar="FILE", help="write the rows")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table between the markers of this page")
+    parser.add_argument(
+        "--markdown", metavar="FILE", help="write the table, of --all a summary, between the markers of this page"
+    )
     return parser.parse_args()
 
 
@@ -108,7 +111,7 @@ def pump(source: IO[str], lines: "queue.Queue[str]") -> None:
 
 
 def rates(rows: list[Row], wrong: list[Row]) -> str:
-    count = Counter("error" if row.error else row.verdict or "runs" for row in rows)
+    count = Counter(outcome(row) for row in rows)
     seconds = sum(row.seconds for row in rows)
     said = ", ".join(f"{number} {verdict}" for verdict, number in count.most_common())
     return f"{len(rows)} models in {seconds:.0f} s: {said}; {len(rows) - len(wrong)} as expected, {len(wrong)} not."

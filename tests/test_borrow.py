@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import warnings
@@ -463,3 +464,16 @@ def test_a_script_climbs_as_its_module_does() -> None:
         warnings.simplefilter("ignore")
         script = torch.jit.script(model)
     assert symbreak.check(script, rows()()).wakeup == symbreak.check(model, rows()()).wakeup
+
+
+def test_a_check_leaves_nothing_alive() -> None:
+    """A graph holds its hooks, and the collector does not see through it: a hook must not hold the graph."""
+    net, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(8, 6)
+
+    def alive() -> int:
+        symbreak.check(net, x)
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    alive()  # fills the caches
+    assert alive() == alive()

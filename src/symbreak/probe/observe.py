@@ -351,11 +351,12 @@ class Observer(TorchFunctionMode):
             result.register_hook(self._watch_back(site, axis))  # type: ignore[no-untyped-call]
 
     def _watch_back(self, site: Site, axis: int) -> Callable[[Tensor], None]:
-        first = site.calls == 1
+        """A hook that holds the site alone: the graph holds the hook, and whoever holds the graph would never die."""
+        step, measure = self._step, self._measure and site.calls == 1
 
         def hook(gradient: Tensor) -> None:
-            site.backward.append(project(gradient, axis, self._step))
-            if self._measure and first:
+            site.backward.append(project(gradient, axis, step))
+            if measure:
                 site.back_second_moment = _second_moment(gradient.detach(), axis)
 
         return hook

@@ -205,21 +205,22 @@ def _unmoved(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
     if not before:
         return []
     near = _still(runner, items, before, SHIFT)
-    far = {item.name for item in _still(runner, near, before, FAR)}
-    flat = _without_gradient(runner, [item for item in near if item.name not in far])
-    return [item for item in near if item.name not in flat]
+    if not near or not _moves(runner, near, before, shift=FAR):
+        return near
+    flat = _without_gradient(runner, near)
+    still = {item.name for item in _still(runner, flat, before, FAR)}
+    hidden = {item.name for item in flat} - still
+    return [item for item in near if item.name not in hidden]
 
 
-def _without_gradient(runner: Runner, items: Sequence[_Item]) -> set[str]:
-    """Those that get exactly no gradient after a large shift either."""
-    if not items:
-        return set()
+def _without_gradient(runner: Runner, items: Sequence[_Item]) -> list[_Item]:
+    """Those that get exactly no gradient where all of them are shifted far."""
     with _shifted(runner, items, FAR):
         try:
             gradients = runner.run(1).gradients
         except UsersCodeError:
-            return set()
-    return {item.name for item in items if (g := gradients[item.name]) is not None and not bool(g.any())}
+            return []
+    return [item for item in items if (g := gradients[item.name]) is not None and not bool(g.any())]
 
 
 def _still(runner: Runner, items: Sequence[_Item], before: tuple[Tensor, ...], shift: float) -> list[_Item]:
