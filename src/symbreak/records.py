@@ -100,6 +100,8 @@ class TensorTrace:
     blocked_rows: tuple[int, ...] = ()
     absorbed_rows: tuple[int, ...] = ()
     sleeping_rows: tuple[int, ...] = ()
+    proved: int = 0  # elements whose gradient is proved to be zero for ever (Trace.never)
+    proved_rows: tuple[int, ...] = ()  # rows that hold no other element
 
     @property
     def numel(self) -> int:
@@ -231,6 +233,15 @@ class WrongFan:
 
 
 @dataclass(frozen=True)
+class Never:
+    """A closed set of zeros: while they are zero none of them gets a gradient, whatever the batch and other weights."""
+
+    zeros: Mapping[str, int]  # tensor -> how many of its elements belong to the set
+    rounds: int  # propagations until the set was closed
+    reads: tuple[str, ...] = ()  # what the forward read off its data in Python: another batch may take another path
+
+
+@dataclass(frozen=True)
 class Trace:
     """Everything one probe saw. Rules, report and remedies only read it."""
 
@@ -251,6 +262,7 @@ class Trace:
     twins: tuple[TwinModules, ...] = ()
     equal_tensors: tuple[tuple[str, ...], ...] = ()
     wrong_fans: tuple[WrongFan, ...] = ()
+    never: Never | None = None  # the proof behind TensorTrace.proved
     width: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     inputs: tuple[InputTrace, ...] = ()
     target: TargetTrace | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symbreak.errors import ModelError
-from symbreak.records import SliceClasses, Status, TensorTrace, Trace, TwinModules, WrongFan
+from symbreak.records import Never, SliceClasses, Status, TensorTrace, Trace, TwinModules, WrongFan
 
 from . import signal
 from .borrow import Borrowed, borrow
@@ -24,6 +25,7 @@ from .project import slice_tops
 from .sleepers import Sleepers, investigate, scale_moves
 from .task import Task, explain_forward_error
 from .wakeup import Ladder, climb, rms
+from .zeros import Proof, prove, still_zero
 
 Progress = Callable[[int, int | None, str], None]
 ADAPTIVE = frozenset(
@@ -83,6 +85,7 @@ def _look(
         with held.scratch():
             ladder = climb(runner, copies=log)
             log.keep(held, frozenset(n for n, s in starts.items() if s == "varied"))
+            still = still_zero(runner, ladder)
         first = ladder.first
         assert first is not None
         found = Sleepers()
@@ -97,6 +100,8 @@ def _look(
         zero = frozenset(n for n, s in starts.items() if s == "zero")
         graph = Graph(first.roots, held.params, zero, signal.flat_nodes(first.seen), signal.off_nodes(first.seen))
         tensors = _tensors(held, ladder, found, first, starts, graph)
+        proof = prove(runner, still) if any(map(_never, tensors)) and not ladder.nonfinite else None
+        tensors = tuple(_proved(t, proof) for t in tensors) if proof is not None else tensors
         outputs = _output_parameters(first, graph)
         from_linear = None if ladder.nonfinite else departure(runner, first.seen)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
@@ -118,6 +123,7 @@ def _look(
             twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
             equal_tensors=signal.equal_tensors(held.params),
             wrong_fans=_wrong_fans(runner, first) if not ladder.nonfinite else (),
+            never=Never(proof.zeros, proof.rounds, proof.reads) if proof is not None else None,
             width=widths(slices, first.seen.sites, outputs),
             inputs=signal.inputs(first, runner.task.inferred),
             target=signal.target(first, loss),
@@ -287,6 +293,19 @@ def _status(
     vector = sum(n > 1 for n in p.shape) <= 1 and "shift" not in roles
     absorbed = name in found.absorbed and name not in found.filled_wake and not dead
     return "absorbed" if vector and absorbed else "asleep"
+
+
+def _never(t: TensorTrace) -> bool:
+    """True for what SB101 speaks of."""
+    return (t.status == "asleep" and not t.cut_off) or bool(t.blocked_rows)
+
+
+def _proved(t: TensorTrace, proof: Proof) -> TensorTrace:
+    still = proof.still.get(t.name)
+    if still is None:
+        return t
+    rows = still.reshape(still.shape[0] if still.dim() else 1, -1).all(1)
+    return dataclasses.replace(t, proved=int(still.sum()), proved_rows=_indices(rows))
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:

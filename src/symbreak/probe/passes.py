@@ -57,15 +57,30 @@ class Runner:
     passes: float = 0.0
     what: str = field(default="waking up", repr=False)
 
-    def run(self, step: int, *, measure: bool = False, varied: bool = False) -> Pass:
-        """Forward and backward of step `step`. All random numbers come from (seed, step): a pass can be repeated."""
+    def run(
+        self,
+        step: int,
+        *,
+        measure: bool = False,
+        varied: bool = False,
+        record: bool = True,
+        around: contextlib.AbstractContextManager[Any] | None = None,
+    ) -> Pass:
+        """Forward and backward of step `step`. All random numbers come from (seed, step): a pass can be repeated.
+
+        Args:
+            record: note who uses which parameter, and what passes.
+            around: entered around forward, loss and backward, and not around the drawing of the batch.
+        """
         held, task = self.held, self.task
         self._count(1.0)
         draw = task.draw(step, held.dtype, varied=varied)
         observer = Observer(held.model, held.dtype, step=step, measure=measure)
+        if not record:
+            observer.forward_is_over()
         held.seed(self.seed * 1_000_003 + step)
         _clear(held)
-        with _users_code(), held.users_device(), observer:
+        with _users_code(), held.users_device(), around or contextlib.nullcontext(), observer:
             outcome = task.run(draw, self.seed * 1_000_003 + step)
             observer.forward_is_over()
             roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)

@@ -26,6 +26,7 @@ _COLORS = {
     "unknown": "35",
 }
 _MOST_INFO = 6  # blocks of information shown without --verbose
+_PROVED = " Proved for every batch and every value of the other weights."
 _FOLD = 3  # this many findings that differ only in the place are told in one block
 _ASCII = str.maketrans({"×": "x", "→": "->", "≥": ">=", "≤": "<=", "–": "-", "…": "...", "·": "-", "±": "+-"})
 _WORD = re.compile(r"[\w.*]*[\w*]")
@@ -62,6 +63,9 @@ def _full(report: Report, width: int, paint: _Paint, verbose: bool) -> Iterator[
     for group in shown:
         yield ""
         yield from _block(report.trace, group, width, paint, verbose)
+    for assumption in dict.fromkeys(str(f.evidence["assumes"]) for f in report.findings if "assumes" in f.evidence):
+        yield ""
+        yield from _wrapped(f"What is proved assumes {assumption}.", width, "")
     if verbose:
         yield from _ladder(report.trace, width)
         yield from _table(report)
@@ -189,9 +193,9 @@ def _count(n: int, noun: str) -> str:
 def _folded(report: Report) -> list[list[Finding]]:
     """Findings that say the same of many places stand together, so that a hundred layers do not fill the screen."""
     names = _names(report.trace)
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    groups: dict[tuple[str, ...], list[Finding]] = {}
     for f in report.findings:
-        groups.setdefault((f.code, f.severity, _skeleton(f.because, names)), []).append(f)
+        groups.setdefault((f.code, f.severity, f.standing, _skeleton(f.because, names)), []).append(f)
     return [part for group in groups.values() for part in ([group] if len(group) >= _FOLD else [[f] for f in group])]
 
 
@@ -221,7 +225,9 @@ def _shown(folded: Sequence[list[Finding]], verbose: bool) -> list[list[Finding]
 def _block(trace: Trace, group: list[Finding], width: int, paint: _Paint, verbose: bool) -> Iterator[str]:
     f = group[0]
     yield f"{paint(f.severity, f.severity)} {f.code} {f.slug}  {called(trace, f.where)}"
-    yield from _wrapped(_capital(f.because, _names(trace)) + ".", width, "  ")
+    yield from _wrapped(
+        _capital(f.because, _names(trace)) + f".{_PROVED if f.standing == 'proved' else ''}", width, "  "
+    )
     if len(group) > 1:
         yield from _wrapped(
             f"Likewise {len(group) - 1} more: {_places(trace, [g.where for g in group[1:]], verbose)}.", width, "  "

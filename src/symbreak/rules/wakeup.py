@@ -19,8 +19,10 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
     way, so no optimizer that follows gradients ever moves it. A single zero factor is harmless (SB103): its own
     gradient is (back-signal) x (non-zero input), so it moves first and wakes the other.
 
-    Evidence: normalised steps on fresh data until nothing new wakes, then a second climb on varied data. "Never" is
-    measured over those steps, unless a certificate is named.
+    Evidence: normalised steps on fresh data until nothing new wakes, then a second climb on varied data. Over those
+    steps "never" is measured. It is proved where the zeros that stayed form a closed set: one pass carries beside every
+    number whether it is certainly zero, whatever the batch and the other weights are, and finds that no zero of the set
+    gets a gradient. Dead units, terms that cancel, and rounding stay measured.
 
     Remedy: re-initialise one of the two zero factors, the one that keeps the output unchanged if there is one.
     """
@@ -29,12 +31,14 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
     asleep = [t for t in trace.tensors if t.status == "asleep" and not t.nonfinite]
     for layer, tensors in _by_layer(asleep).items():
         first = max(tensors, key=lambda t: t.numel)
+        whole = all(t.proved == t.numel for t in tensors)
         yield Claim(
             where=tensors[0].name if len(tensors) == 1 else layer,
             because=(
                 f"{listed([t.name for t in tensors])} never {_verb(tensors, 'gets', 'get')} a "
-                f"gradient: {_cause(trace, first, _verb(tensors, 'its', 'their'))}"
+                f"gradient: {_cause(trace, first, _verb(tensors, 'its', 'their'))}{_partly_proved(tensors)}"
             ),
+            standing="proved" if whole else "measured",
             evidence={
                 "tensors": [t.name for t in tensors],
                 "input_zero": list(first.input_zero),
@@ -44,6 +48,7 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
                 "moves_output": first.moves_output,
                 "steps": trace.steps,
                 "climbs": trace.climbs,
+                **_certificate(trace, tensors),
             },
             remedy=Remedy("reinit", first.name, _wake_hint(trace, first)),
         )
@@ -52,6 +57,7 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
         blocked = tuple(u for u in t.blocked_rows if (t.layer, u) not in off)
         if t.status == "live" and blocked and "weight" in t.roles and len(t.shape) >= 2:
             layer = called(trace, t.layer)
+            proved = set(blocked) <= set(t.proved_rows)
             yield Claim(
                 where=t.layer,
                 units=blocked,
@@ -60,7 +66,12 @@ def never_wakes(trace: Trace) -> Iterator[Claim]:
                     f"{'gets' if len(blocked) == 1 else 'get'} a gradient: "
                     "weights in are zero, and no back-signal arrives"
                 ),
-                evidence={"steps": trace.steps, "climbs": trace.climbs},
+                standing="proved" if proved else "measured",
+                evidence={
+                    "steps": trace.steps,
+                    "climbs": trace.climbs,
+                    **(_certificate(trace, [t]) if proved else {}),
+                },
                 remedy=Remedy("reinit", t.name, f"give these rows of {t.name} values of the layer's own scale"),
             )
 
@@ -252,6 +263,34 @@ def unseen_rows(trace: Trace) -> Iterator[Claim]:
             ),
             evidence={"tensors": [t.name for t in tensors]},
         )
+
+
+# ---- what is proved ------------------------------------------------------------------------------------------------
+
+
+def _certificate(trace: Trace, tensors: list[TensorTrace]) -> dict[str, object]:
+    """The closed set of zeros behind a proof, and what the proof assumes."""
+    if trace.never is None or not any(t.proved for t in tensors):
+        return {}
+    reads = listed(trace.never.reads)
+    path = f", and the path of this batch through the forward, which reads its data in Python ({reads})"
+    return {
+        "proved_elements": {t.name: t.proved for t in tensors},
+        "closed_zeros": dict(trace.never.zeros),
+        "assumes": (
+            "finite numbers, frozen weights and integer tables as they are, and updates that leave a zero weight "
+            f"without gradient at zero, such as SGD and Adam, not added noise{path if reads else ''}"
+        ),
+    }
+
+
+def _partly_proved(tensors: list[TensorTrace]) -> str:
+    """Which of several tensors, or how much of one, is proved, where not all is."""
+    some_of = [t for t in tensors if t.proved]
+    if not some_of or all(t.proved == t.numel for t in tensors):
+        return ""
+    parts = [t.name if t.proved == t.numel else f"{t.proved} of {t.numel} elements of {t.name}" for t in some_of]
+    return f" (proved of {listed(parts)}, measured of the rest)"
 
 
 # ---- sentences -------------------------------------------------------------------------------------------------
