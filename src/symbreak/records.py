@@ -184,6 +184,17 @@ class TargetTrace:
 
 
 @dataclass(frozen=True)
+class Parting:
+    """How near copies move apart along the gradient flow of one batch. Steps are the optimizer's."""
+
+    looked: float  # steps that the look covers
+    growth: float  # of the distance over them
+    rate: float  # growth of its logarithm a step, at the end
+    steps: float | None  # until they part (thresholds.TOGETHER); infinity where they attract, None where unknown
+    measured: bool  # False where `steps` lies beyond what was looked at
+
+
+@dataclass(frozen=True)
 class SliceClasses:
     """Slices of one parameter along one axis that are tied, nearly tied, or were equal at the start only."""
 
@@ -199,6 +210,7 @@ class SliceClasses:
     by_function: bool = False
     near: tuple[tuple[int, ...], ...] = ()
     near_distance: float = 0.0
+    parting: Parting | None = None  # of the near ones
     separated: tuple[tuple[int, ...], ...] = ()
     separated_at: int | None = None
     largest_difference: float = 0.0

@@ -6,6 +6,10 @@ NEAR = 1e-3
 """SB006: relative distance of weights and gradients below which distinct units are nearly tied. Copies 1e-6 apart are
 still within 2e-4 after 4000 steps of SGD, copies 1e-2 apart reach 0.5."""
 
+TOGETHER = 1e-2
+"""SB006: relative distance up to which near copies count as together. From 1e-2 on the difference does its own work:
+copies that far apart reached 0.5 in 4000 steps."""
+
 SURELY = 10.0
 """SB102: standard deviations the mean pre-activation lies below zero from which a dead unit is no luck of the batch."""
 

@@ -19,6 +19,7 @@ from .copies import CopyLog, Slices, Twins, widths
 from .fans import wrong_fans
 from .graph import Blocked, Graph
 from .linearity import departure
+from .near import FLOWS, partings
 from .observe import Site, layer_name
 from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
@@ -105,6 +106,8 @@ def _look(
         outputs = _output_parameters(first, graph)
         from_linear = None if ladder.nonfinite else departure(runner, first.seen)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
+        classes = tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated)
+        classes = _followed(runner, classes, first.loss is not None, optimizer)
         return Trace(
             model=type(model).__name__,
             precision=str(dtype).removeprefix("torch."),
@@ -119,7 +122,7 @@ def _look(
             tensors=tensors,
             layers=signal.layers(first, held.params, optimizer[1], optimizer[0] in ADAPTIVE),
             activations=signal.activations(first.seen, graph),
-            slices=tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated),
+            slices=classes,
             twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
             equal_tensors=signal.equal_tensors(held.params),
             wrong_fans=_wrong_fans(runner, first) if not ladder.nonfinite else (),
@@ -335,6 +338,18 @@ def _classes(s: Slices, held: Borrowed, sites: Mapping[str, Site]) -> SliceClass
         largest_difference=s.defect,
         live_steps=s.steps,
     )
+
+
+def _followed(
+    runner: Runner, classes: tuple[SliceClasses, ...], has_loss: bool, optimizer: tuple[str, float]
+) -> tuple[SliceClasses, ...]:
+    """The classes, those with near copies followed to where they part: of the user's own loss, and where steps flow."""
+    name, learning_rate = optimizer
+    near = [s for s in classes if s.near and s.side == "out"]
+    if not near or not has_loss or name not in FLOWS:
+        return classes
+    found = dict(zip(map(id, near), partings(runner, near, rate=FLOWS[name] * learning_rate), strict=True))
+    return tuple(dataclasses.replace(s, parting=found.get(id(s))) for s in classes)
 
 
 def _wrong_fans(runner: Runner, first: Pass) -> tuple[WrongFan, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from symbreak.records import Claim, Remedy, SliceClasses, TensorTrace, Trace
+from symbreak.records import Claim, Parting, Remedy, SliceClasses, TensorTrace, Trace
+from symbreak.thresholds import TOGETHER
 
 from .grouping import called, layers, listed, numbers, some
 from .rule import rule
@@ -173,9 +175,14 @@ def tied_networks(trace: Trace) -> Iterator[Claim]:
 def nearly_tied(trace: Trace) -> Iterator[Claim]:
     """Units so close in weights and gradients that they stay together for a long time.
 
-    Why: copies 1e-6 apart are still within 2e-4 of each other after 4000 steps of SGD; from 1e-2 on they part.
+    Why: their distance grows in proportion to itself (the two are a tangent vector of training), and slowly: copies
+    1e-6 apart are still within 2e-4 of each other after 4000 steps of SGD; from 1e-2 on they part.
 
-    Evidence: the largest distance between them at the probed steps, relative to their size.
+    Evidence: the largest distance between them at the probed steps, relative to their size. Where the loss is given and
+    the optimizer is SGD, training on this batch is followed in large steps: how far that went is measured; a number of
+    steps beyond it is a heuristic, told only where the growth was steady. Noise of mini-batches and dropout part
+    copies sooner. Adam has no such forecast: it scales each copy's step by itself, so that a relative difference of
+    gradients becomes one of steps, at about the learning rate a step, and longer steps do not foretell it.
 
     Remedy: separate them by at least 1e-2 of their size.
     """
@@ -188,9 +195,10 @@ def nearly_tied(trace: Trace) -> Iterator[Claim]:
                 because=(
                     f"{_many(s.near, s.width, 'units', layer)} are nearly {_one(s.near, 'unit')}: "
                     f"weights and gradients differ by at most {s.near_distance:.1e} of their size at "
-                    f"each of {s.live_steps} probed steps"
+                    f"each of {s.live_steps} probed steps{_parting(trace, s.parting)}"
                 ),
-                evidence={**_evidence(s, s.near), "relative_distance": s.near_distance},
+                standing="heuristic" if s.parting is not None and not s.parting.measured else "measured",
+                evidence={**_evidence(s, s.near), "relative_distance": s.near_distance, **_forecast(s.parting)},
                 remedy=Remedy("split", s.layer, f"separate these units of {layer} by at least 1e-2 of their size"),
             )
 
@@ -323,6 +331,40 @@ def _sentence(s: SliceClasses, groups: Groups, layer: str) -> str:
     if s.by_function:
         return f"{them} compute the same number and get the same back-signal, though their weights differ"
     return f"{them} share weights in and weights out, so every update that treats units alike moves them alike"
+
+
+def _parting(trace: Trace, p: Parting | None) -> str:
+    """How long they stay together, as far as that is known."""
+    if p is None or p.looked == 0:
+        return ""
+    on = f"{trace.optimizer} at {trace.learning_rate:g}"
+    looked = f"{_round(p.looked)} steps of {on}"
+    moved = f"grew {p.growth:.2g} times" if p.growth >= 1 else f"fell to {p.growth:.2g} of what it was"
+    if p.steps == math.inf:
+        return f"; over {looked} on this batch their distance {moved}, so at this rate they stay together for ever"
+    if p.steps is None:
+        return (
+            f"; they stay within {TOGETHER:.0%} of each other for more than {looked} on this batch, over which their "
+            f"distance {moved}"
+        )
+    return f"; they stay within {TOGETHER:.0%} of each other for about {_round(p.steps)} steps of {on} on this batch"
+
+
+def _round(steps: float) -> str:
+    """Two digits of a number of steps."""
+    digits = max(0, math.floor(math.log10(max(steps, 1))) - 1)
+    return f"{round(steps, -digits):,.0f}"
+
+
+def _forecast(p: Parting | None) -> dict[str, object]:
+    if p is None:
+        return {}
+    return {
+        "steps_together": p.steps,
+        "steps_looked_at": p.looked,
+        "growth_of_distance": p.growth,
+        "log_growth_a_step": p.rate,
+    }
 
 
 def _many(groups: Groups, width: int, noun: str, place: str) -> str:
