@@ -1,4 +1,4 @@
-"""THE CONDUCTOR: task -> borrow -> Trace -> rules -> Report. The one function that API, CLI and plugins call."""
+"""THE CONDUCTOR: task -> borrow -> Trace (-> Certificate) -> rules -> Report. The one function that API, CLI and plugins call."""
 
 from __future__ import annotations
 
@@ -72,9 +72,14 @@ def check(
     validate_codes(select, ignore)
     started = time.perf_counter()
     trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
+    certificate = None
+    if any(s.tied for s in trace.slices):
+        from .symmetry import prove, unit_graph
+
+        trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))
     findings, verdict = judge(trace, select=select, ignore=ignore)
     asked = Asked(batch, loss, objective, optimizer, seed, fingerprint(unwrap(model)))
-    return Report(verdict, findings, trace, time.perf_counter() - started, asked)
+    return Report(verdict, findings, trace, time.perf_counter() - started, certificate, asked)
 
 
 def _optimizer(optimizer: str | Optimizer) -> tuple[str, float]:

@@ -212,6 +212,7 @@ class SliceClasses:
     near_distance: float = 0.0
     parting: Parting | None = None  # of the near ones
     separated: tuple[tuple[int, ...], ...] = ()
+    proved: bool = False  # a certificate holds the tied ones together
     separated_at: int | None = None
     largest_difference: float = 0.0
     live_steps: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -110,7 +110,7 @@ class Plan:
         unasked = {(f.code, f.where) for f in before.findings} - {(f.code, f.where) for f in report.findings}
         if unasked:  # the user selected rules: what he left out is not shown afterwards either
             shown = tuple(f for f in after.findings if (f.code, f.where) not in unasked)
-            after = Report(after.verdict, shown, after.trace, after.seconds, after._asked)
+            after = replace(after, findings=shown)
         reasons = [(f, given_up.get((f.code, f.where))) for f in faults(after)]
         left = [Unhealed(f, reason or _by_hand(f)) for f, reason in reasons]
         total = bench.function_change(values) if values else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -126,7 +126,7 @@ def _asked(model: nn.Module, report: Report) -> Asked:
 def _whole(report: Report) -> Report:
     """The report with every rule's findings, also where the user selected some: a repair must not break the others."""
     findings, verdict = judge(report.trace)
-    return Report(verdict, findings, report.trace, report.seconds, report._asked)
+    return replace(report, verdict=verdict, findings=findings)
 
 
 def _treat(state: _State, stage: Stage) -> bool:

@@ -6,9 +6,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from symbreak.records import Asked, Finding, LayerTrace, Trace, Verdict
+
+if TYPE_CHECKING:
+    from symbreak.symmetry import Certificate
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Report:
         findings: worst first; each with its code, place, sentence, numbers and standing.
         trace: all that the probe saw.
         seconds: wall time of the check.
+        certificate: where copies were found, the proof of those that are `proved`, in JSON by its `to_json()`; None
+            where nothing is tied or the model's graph is not understood whole.
 
     Example:
         >>> import torch, symbreak as sb
@@ -31,6 +36,7 @@ class Report:
     findings: tuple[Finding, ...]
     trace: Trace
     seconds: float = 0.0
+    certificate: Certificate | None = field(default=None, repr=False)
     _asked: Asked | None = field(default=None, repr=False, compare=False)  # for `fix`, which asks again
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from symbreak.records import Claim, Parting, Remedy, SliceClasses, TensorTrace, Trace
+from symbreak.records import Claim, Parting, Remedy, SliceClasses, Standing, TensorTrace, Trace
 from symbreak.thresholds import TOGETHER
 
 from .grouping import called, layers, listed, numbers, some
@@ -38,6 +38,7 @@ def tied_units(trace: Trace) -> Iterator[Claim]:
                 units=units,
                 because=_sentence(s, groups, layer) + _breakers(trace),
                 evidence=_evidence(s, groups),
+                standing=_standing(s),
                 remedy=Remedy(
                     "split",
                     s.layer,
@@ -73,6 +74,7 @@ def tied_heads(trace: Trace) -> Iterator[Claim]:
                     f"weights that get equal gradients{_breakers(trace)}"
                 ),
                 evidence=_evidence(s, heads),
+                standing=_standing(s),
                 remedy=Remedy(
                     "split",
                     s.layer,
@@ -104,6 +106,7 @@ def tied_experts(trace: Trace) -> Iterator[Claim]:
                     f"equal weights that get equal gradients{_breakers(trace)}"
                 ),
                 evidence=_evidence(s, s.tied),
+                standing=_standing(s),
                 remedy=Remedy("split", s.parameter, hint),
             )
     for twin in trace.twins:
@@ -139,6 +142,7 @@ def tied_tokens(trace: Trace) -> Iterator[Claim]:
                     f"equal values that get equal gradients{_breakers(trace)}"
                 ),
                 evidence=_evidence(s, s.tied),
+                standing=_standing(s),
                 remedy=Remedy("reinit", s.parameter, f"draw {s.parameter} at random, for example normal(0.02)"),
             )
 
@@ -365,6 +369,10 @@ def _forecast(p: Parting | None) -> dict[str, object]:
         "growth_of_distance": p.growth,
         "log_growth_a_step": p.rate,
     }
+
+
+def _standing(s: SliceClasses) -> Standing:
+    return "proved" if s.proved else "measured"
 
 
 def _many(groups: Groups, width: int, noun: str, place: str) -> str:
