@@ -1,4 +1,4 @@
-"""THE CONDUCTOR: task -> borrow -> Trace (-> Certificate) -> rules -> Report. The one function that API, CLI and plugins call."""
+"""THE CONDUCTOR: task -> borrow -> Trace (-> Certificate) -> rules -> Report. The one function that all drivers call."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from symbreak import config
 from symbreak.cli import options
 from symbreak.cli.outcome import CLEAN, FAILED, FINDINGS, told
 from symbreak.cli.terminal import is_terminal, is_unicode, printable, say_aside, width, working, write
+from symbreak.errors import ConfigError
 
 if TYPE_CHECKING:
     from symbreak.report import Report
@@ -27,9 +28,17 @@ RANK = {"info": 0, "warning": 1, "error": 2}
     "--fail-on", type=click.Choice(["error", "warning"]), help="Exit 1 from this severity on.  [default: error]"
 )
 @click.option("-v", "--verbose", is_flag=True, help="Add the table of layers.")
+@click.option("--certificate", type=options.FILE, help="Write the proof of what is tied there too.")
+@click.option("--verify", type=options.FILE, help="Prove the certificate in this file again, on TARGET; nothing else.")
 @told
 def check(
-    request: options.Request, format_: str | None, output: Path | None, fail_on: str | None, verbose: bool
+    request: options.Request,
+    format_: str | None,
+    output: Path | None,
+    fail_on: str | None,
+    verbose: bool,
+    certificate: Path | None,
+    verify: Path | None,
 ) -> int:
     """Say whether TARGET will learn from where it starts. Runs the code of TARGET and DATA.
 
@@ -44,12 +53,19 @@ def check(
     Exit code: 0 no finding, 1 findings, 2 the model could not be built, run or judged.
     """
     settings = config.read(Path.cwd())
+    if verify is not None:
+        write(_proved_again(request, settings, verify), output)
+        return CLEAN
     with working("importing torch") as progress:
         job, report = request.report(settings, progress)
     shape = format_ or settings.format
     if shape == "full":
         say_aside(options.introduction(job))
     write(shown(report, shape, verbose, output), output)
+    if certificate is not None and report.certificate is None:
+        say_aside(f"nothing is written to {certificate}: no tie was found, or none that is proved")
+    elif certificate is not None and report.certificate is not None:
+        write(report.certificate.to_json(), certificate)
     return _exit_code(report, fail_on or settings.fail_on)
 
 
@@ -64,6 +80,24 @@ def shown(report: Report, shape: str, verbose: bool, output: Path | None) -> str
         concise=shape == "concise",
         ascii_only=output is None and not is_unicode(),
     )
+
+
+def _proved_again(request: options.Request, settings: config.Config, path: Path) -> str:
+    from symbreak.symmetry import SymmetryError, unit_graph, verify
+
+    job, seed = request.job(settings)
+    graph = unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed)
+    if not graph.whole:
+        why = next(iter(graph.cut.values()))
+        raise SymmetryError(f"{job.name} is not understood whole ({why}): nothing is proved.")
+    return verify(_text(path), graph.network).in_words()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"the certificate {path} cannot be read: {err}.") from err
 
 
 def _exit_code(report: Report, fail_on: str) -> int:

@@ -42,13 +42,18 @@ class Request:
     select: tuple[str, ...]
     ignore: tuple[str, ...]
 
-    def report(self, settings: config.Config, progress: Progress) -> tuple[Job, Report]:
-        """Build the job and check it; the code of TARGET and DATA runs."""
-        import symbreak
+    def job(self, settings: config.Config) -> tuple[Job, int]:
+        """Build what is to be looked at, and the seed; the code of TARGET and DATA runs."""
         from symbreak import targets
 
         seed = settings.seed if self.seed is None else self.seed
-        job = targets.build(self.target, data=self.data, loss=self.loss, init=self.init, seed=seed)
+        return targets.build(self.target, data=self.data, loss=self.loss, init=self.init, seed=seed), seed
+
+    def report(self, settings: config.Config, progress: Progress) -> tuple[Job, Report]:
+        """Build the job and check it."""
+        import symbreak
+
+        job, seed = self.job(settings)
         report = symbreak.check(
             job.model,
             job.batch,

@@ -1,7 +1,22 @@
-"""WHICH UNITS ARE ONE: spaces of units and the weights between them in, a partition and a proof of it out."""
+"""WHICH UNITS ARE ONE: a model's spaces of units and the weights between them, in; a partition and a proof of it, out."""
 
 from .certificate import Certificate, certify, verify
+from .graph import Axis, UnitGraph, unit_graph
+from .proofs import prove
 from .refine import coarsest
 from .units import Block, Network, SymmetryError, chain
 
-__all__ = ["Block", "Certificate", "Network", "SymmetryError", "certify", "chain", "coarsest", "verify"]
+__all__ = [
+    "Axis",
+    "Block",
+    "Certificate",
+    "Network",
+    "SymmetryError",
+    "UnitGraph",
+    "certify",
+    "chain",
+    "coarsest",
+    "prove",
+    "unit_graph",
+    "verify",
+]

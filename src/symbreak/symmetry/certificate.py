@@ -77,6 +77,17 @@ class Certificate:
                 found.append(update)
         return tuple(found)
 
+    def in_words(self) -> str:
+        """What is proved: how many of the units of each space are distinct, and what keeps and breaks that."""
+        widths = {s: (len(set(c)), len(c)) for s, c in self.classes.items() if len(set(c)) < len(c)}
+        spaces = ", ".join(f"{s} ({distinct} of {units} units distinct)" for s, (distinct, units) in widths.items())
+        kept = [name for name in KEPT_FROM if self.keeps(name)]
+        return (
+            f"proved: {spaces or 'no two units are one'}.\n"
+            f"kept for ever by: {', '.join(kept)}.\n"
+            f"may be broken by: {', '.join(self.breakers(KEPT_FROM))}."
+        )
+
     def to_json(self) -> str:
         """The certificate as JSON, with a digest of its own text, against slips; a forgery is re-checked."""
         body = {"format": FORMAT, "level": self.level, "fingerprint": self.fingerprint,

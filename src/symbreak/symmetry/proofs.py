@@ -1,4 +1,4 @@
-"""What the probe saw to be copies, held against a certificate: which of it is proved for every input, label and step."""
+"""Copies that the probe saw, held against a certificate: which are proved for every input, label and step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .units import Partition
 def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     """The trace, its copies marked `proved` where a certificate holds them together, and that certificate.
 
-    A certificate speaks of a graph that is understood whole and of an optimizer that keeps its classes; where either is
-    missing nothing is marked, and None is given.
+    A certificate speaks of a graph that is understood whole, and of an optimizer and parts of the model, dropout among
+    them, that keep its classes; where one of these is missing nothing is marked, and None is given.
 
     Example:
         >>> import torch, symbreak as sb
@@ -35,7 +35,7 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
         return trace, None
     classes = coarsest(graph.network)
     certificate = certify(graph.network, classes)
-    if not certificate.keeps(trace.optimizer):
+    if not certificate.keeps(trace.optimizer, *graph.breakers):
         return trace, None
     slices = tuple(replace(s, proved=_holds(s, graph, classes)) for s in trace.slices)
     return replace(trace, slices=slices), certificate
@@ -47,7 +47,7 @@ def _holds(s: SliceClasses, graph: UnitGraph, classes: Partition) -> bool:
     if not s.tied or s.axis >= len(axes) or s.parameter in graph.entangled:
         return False
     labels = _labels(axes[s.axis], graph, classes)
-    return all(len({labels[u] for u in group}) == 1 for group in s.tied) if len(labels) == s.width else False
+    return len(labels) == s.width and all(len({labels[u] for u in group}) == 1 for group in s.tied)
 
 
 def _labels(axis: Axis, graph: UnitGraph, classes: Partition) -> Sequence[tuple[str, int, int]]:

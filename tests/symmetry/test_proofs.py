@@ -1,0 +1,151 @@
+"""Copies that the probe sees are `proved` where a certificate holds them, on the models it stands for and no others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import Tensor, nn
+
+import symbreak as sb
+from symbreak.cli import main
+from symbreak.symmetry import unit_graph, verify
+
+
+def alike(net: nn.Module) -> nn.Module:
+    for p in net.parameters():
+        nn.init.constant_(p, 0.1)
+    return net
+
+
+def mlp(*between: nn.Module) -> nn.Module:
+    return alike(nn.Sequential(nn.Linear(8, 6), nn.Tanh(), *between, nn.Linear(6, 3)))
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        alike(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), alike(nn.Linear(4 * 9, 2))
+    )
+
+
+class Heads(nn.Module):
+    """Two heads of attention that are copies, queries to output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+        with torch.no_grad():
+            for part in self.attention.in_proj_weight.chunk(3):
+                part[4:] = part[:4]
+            self.attention.out_proj.weight[:, 4:] = self.attention.out_proj.weight[:, :4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.attention(x, x, x)[0])
+        return out
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(8, 5, batch_first=True), nn.Linear(5, 3)
+        alike(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.cell(x)[0])
+        return out
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "code"),
+    [
+        (mlp, (16, 8), "SB001"),
+        (convolutions, (4, 3, 5, 5), "SB001"),
+        (Heads, (4, 5, 8), "SB002"),
+        (Recurrent, (4, 5, 8), "SB001"),
+    ],
+)
+def test_ties_are_proved(build: Callable[[], nn.Module], shape: tuple[int, ...], code: str) -> None:
+    torch.manual_seed(0)
+    net, x = build(), torch.randn(shape)
+    report = sb.check(net, x)
+    assert {(f.code, f.standing) for f in report.findings if f.severity == "error"} == {(code, "proved")}
+    assert report.certificate is not None
+    assert verify(report.certificate.to_json(), unit_graph(net, x).network) == report.certificate
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_what_dropout_tears_apart_is_not_proved(optimizer: str) -> None:
+    torch.manual_seed(0)
+    report = sb.check(mlp(nn.Dropout(0.5)), torch.randn(16, 8), optimizer=optimizer)
+    assert [(f.code, f.standing) for f in report.findings if f.severity == "error"] == [("SB001", "measured")]
+    assert report.certificate is None
+
+
+def test_a_part_that_is_not_understood_leaves_it_measured() -> None:
+    class Opaque(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return gradient * 2
+
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if float(x.sum()) > 1e9:
+                return x
+            out: Tensor = Opaque.apply(x)  # type: ignore[no-untyped-call]
+            return out
+
+    torch.manual_seed(0)
+    report = sb.check(mlp(Doubled()), torch.randn(16, 8))
+    assert [(f.code, f.standing) for f in report.findings if f.severity == "error"] == [("SB001", "measured")]
+
+
+def test_a_healthy_model_has_no_certificate() -> None:
+    torch.manual_seed(0)
+    assert sb.check(nn.Linear(4, 2), torch.randn(8, 4)).certificate is None
+
+
+# ---- on the command line -----------------------------------------------------------------------------------------
+
+
+def check(*options: str, init: str = "constant(0.1)") -> Result:
+    return CliRunner().invoke(main, ["check", "mlp:6-6:tanh", "--data", "iris", "--init", init, *options])
+
+
+def test_a_certificate_is_stored_and_proved_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "cert.json")
+    assert check("--certificate", path).exit_code == 1
+    again = check("--verify", path)
+    assert again.exit_code == 0
+    assert again.stdout.startswith("proved: fc1 (1 of 6 units distinct), fc2 (1 of 6 units distinct).")
+    assert re.search(r"may be broken by: .*dropout", again.stdout)
+
+
+def test_a_certificate_of_other_weights_or_a_changed_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cert.json"
+    check("--certificate", str(path))
+    other = check("--verify", str(path), init="constant(0.2)")
+    assert (other.exit_code, other.stdout) == (2, "")
+    assert "made for other weights" in other.stderr
+    path.write_text(path.read_text().replace("0, 0, 0", "0, 0, 1"))
+    changed = check("--verify", str(path))
+    assert changed.exit_code == 2
+    assert "changed after it was written" in changed.stderr
+    missing = check("--verify", str(tmp_path / "none.json"))
+    assert missing.exit_code == 2
+    assert "cannot be read" in missing.stderr
+
+
+def test_without_a_tie_nothing_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "cert.json"
+    done = check("--certificate", str(path), init="xavier")
+    assert done.exit_code == 0
+    assert "no tie was found" in done.stderr
+    assert not path.exists()
