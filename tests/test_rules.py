@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import symbreak as sb
 from symbreak import thresholds
@@ -433,3 +433,24 @@ def test_a_small_wrong_fan_is_told_and_two_in_a_row_count(layers: int, verdict: 
     report = sb.check(net, torch.randn(4, 64, 6, 6))
     assert [f.code for f in report.findings if f.severity == "warning"] == ["SB407"] * layers
     assert report.verdict == verdict
+
+
+def test_a_wrong_fan_in_residual_branches_is_told_and_changes_no_verdict() -> None:
+    """Visformer's grouped convolutions are 2.8 times too small, each in a branch beside a stream that is not."""
+
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branches = nn.ModuleList(nn.Conv2d(64, 64, 3, padding=1, groups=8) for _ in range(4))
+            for conv in self.branches:
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+
+        def forward(self, x: Tensor) -> Tensor:
+            for conv in self.branches:
+                x = x + conv(x).relu() / 4
+            return x
+
+    torch.manual_seed(0)
+    report = sb.check(Stream(), torch.randn(4, 64, 6, 6))
+    assert [f.code for f in report.findings if f.severity == "warning"] == ["SB407"] * 4
+    assert report.verdict == "healthy"

@@ -243,6 +243,7 @@ class WrongFan:
     size: float  # root mean square of the weight
     factor: float  # what brings it to the size by the right fans
     hidden: bool  # scaling it moves no output: a normalisation stands behind it
+    together: float = 1.0  # the right fans of all that are not hidden make what varies at the outputs so much larger
 
 
 @dataclass(frozen=True)

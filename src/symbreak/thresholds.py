@@ -73,5 +73,6 @@ PRIOR_EXCESS = 1.0
 prior."""
 
 WRONG_FAN = 6**0.5
-"""SB407: the product of the factors of all layers told, from which the model is degraded. torch's own default lies as
-far below kaiming's size, in every layer, and trains; below that it is told and changes no verdict."""
+"""SB407: how many times larger or smaller the right fans make what varies at the outputs, from which the model is
+degraded. torch's own default lies as far below kaiming's size, in every layer, and trains; below that it is told and
+changes no verdict."""

@@ -94,7 +94,7 @@ def test_told_and_healed(name: str) -> None:
     report = sb.check(model, x)
     found = [f for f in report.findings if f.code == "SB407"]
     assert found
-    assert report.verdict == "degraded"
+    assert report.verdict == ("healthy" if name == "fused, fan_out" else "degraded")  # 1.7 alone is torch's own default
     for f in found:
         assert f.severity == "warning"
         assert f.evidence["factor"] == pytest.approx(factor, rel=0.75 if "stacked" in name else 0.01)

@@ -38,6 +38,7 @@ QUESTIONS = 16  # about norms that hide the mistake; layers that were not asked 
 LEAST_FACTOR = 1.5  # between the sizes by the two fans: below it the mistake does not matter (xavier on fused q, k, v)
 
 Moves = Callable[[Mapping[str, float], Mapping[str, float]], bool]
+Gain = Callable[[Mapping[str, float]], float]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Suspect:
 
 
 def wrong_fans(
-    seen: Seen, params: Mapping[str, nn.Parameter], moves: Moves, heads: Callable[[str], int | None]
+    seen: Seen, params: Mapping[str, nn.Parameter], moves: Moves, gain: Gain, heads: Callable[[str], int | None]
 ) -> tuple[WrongFan, ...]:
     """Every layer whose weight was scaled by a fan that is not its own.
 
@@ -61,6 +62,7 @@ def wrong_fans(
         params: the weights at the start.
         moves: asked with two maps weight -> factor: do the outputs differ between the two scalings? Where they do
             not, a normalisation behind the layer hides the mistake.
+        gain: asked with one map: how many times larger does it make what varies at the outputs?
         heads: weight -> the head count that its module states, None where it states none.
     """
     by_kind: dict[str, list[_Suspect]] = {}
@@ -72,8 +74,10 @@ def wrong_fans(
     found = [(s, f) for some in by_kind.values() for s, f in _agreeing(some, usual)]
     if not found:
         return ()
-    open_ = set(_that_move({s.site.weight: _factor(s, f) for s, f in found}, moves))
-    return tuple(_told(s, formula, hidden=s.site.weight not in open_) for s, formula in found)
+    factors = {s.site.weight: _factor(s, f) for s, f in found}
+    open_ = set(_that_move(factors, moves))
+    together = gain({weight: factors[weight] for weight in open_}) if open_ else 1.0
+    return tuple(_told(s, formula, hidden=s.site.weight not in open_, together=together) for s, formula in found)
 
 
 def _suspect(site: Site, params: Mapping[str, nn.Parameter], heads: Callable[[str], int | None]) -> _Suspect | None:
@@ -205,7 +209,7 @@ def _that_move(factors: Mapping[str, float], moves: Moves) -> list[str]:
     return found
 
 
-def _told(s: _Suspect, formula: Scheme, *, hidden: bool) -> WrongFan:
+def _told(s: _Suspect, formula: Scheme, *, hidden: bool, together: float) -> WrongFan:
     factor = _factor(s, formula)
     right = min(s.right, key=lambda f: abs(math.log(_std(formula, s, f) / _std(formula, s, s.shaped))))
     return WrongFan(
@@ -218,4 +222,5 @@ def _told(s: _Suspect, formula: Scheme, *, hidden: bool) -> WrongFan:
         size=s.size,
         factor=factor,
         hidden=hidden,
+        together=together,
     )

@@ -23,7 +23,7 @@ from .near import FLOWS, partings
 from .observe import Site, layer_name
 from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
-from .sleepers import Sleepers, investigate, scale_moves
+from .sleepers import Sleepers, investigate, scale_gain, scale_moves
 from .task import Task, explain_forward_error
 from .wakeup import Ladder, climb, rms
 from .zeros import Proof, prove, still_zero
@@ -358,6 +358,7 @@ def _wrong_fans(runner: Runner, first: Pass) -> tuple[WrongFan, ...]:
         first.seen,
         runner.held.params,
         scale_moves(runner),
+        scale_gain(runner),
         lambda weight: sites[weight].heads or _heads(runner.held.model, weight),
     )
 

@@ -265,10 +265,7 @@ def scale_moves(runner: Runner) -> Callable[[Mapping[str, float], Mapping[str, f
     """A function of two maps parameter -> factor: do the outputs differ between these scalings?"""
 
     def scaled(factors: Mapping[str, float]) -> tuple[Tensor, ...]:
-        with runner.held.scratch():
-            with torch.no_grad():
-                for name, factor in factors.items():
-                    runner.held.params[name].data.mul_(factor)
+        with _scaled(runner, factors):
             return runner.outputs(1)
 
     def moves(some: Mapping[str, float], others: Mapping[str, float]) -> bool:
@@ -280,6 +277,39 @@ def scale_moves(runner: Runner) -> Callable[[Mapping[str, float], Mapping[str, f
         return any(_differs(*_spread(a, b), _FELT) for a, b in zip(before, after, strict=True))
 
     return moves
+
+
+def scale_gain(runner: Runner) -> Callable[[Mapping[str, float]], float]:
+    """A function of a map parameter -> factor: how many times larger do these scalings make what varies at the outputs?
+
+    1 where nothing varies there, or where the scaled network does not run.
+    """
+
+    def gain(factors: Mapping[str, float]) -> float:
+        runner.what = "scaling what may have the wrong fan"
+        before = _varying(runner.outputs(1))
+        try:
+            with _scaled(runner, factors):
+                after = _varying(runner.outputs(1))
+        except UsersCodeError:
+            return 1.0
+        return after / before if before > 0 and after > 0 else 1.0
+
+    return gain
+
+
+@contextlib.contextmanager
+def _scaled(runner: Runner, factors: Mapping[str, float]) -> Iterator[None]:
+    with runner.held.scratch():
+        with torch.no_grad():
+            for name, factor in factors.items():
+                runner.held.params[name].data.mul_(factor)
+        yield
+
+
+def _varying(outputs: Sequence[Tensor]) -> float:
+    """The l2 norm of all outputs, each less its mean over the samples."""
+    return math.sqrt(sum(float(torch.linalg.vector_norm(_spread(o, o)[0])) ** 2 for o in outputs))
 
 
 def _spread(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

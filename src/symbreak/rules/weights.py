@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from symbreak.records import Claim, Remedy, Trace
@@ -105,12 +104,12 @@ def wrong_fan(trace: Trace) -> Iterator[Claim]:
 
     Evidence: the size of the weights is what a usual formula gives with the shape's fans, within four standard errors
     over all layers of the kind, and not what any gives with the right ones. Where doubling the weights moves no output,
-    a normalisation hides the mistake, and it is told as information. The verdict changes where the factors together
-    exceed what separates torch's default from kaiming.
+    a normalisation hides the mistake, and it is told as information. The verdict changes where the right fans of all
+    layers together make what varies at the outputs larger, or smaller, by more than torch's default lies from kaiming:
+    along a chain the factors multiply, in residual branches they hardly do.
 
     Remedy: scale by the fans of one group or one matrix (`symbreak.schemes.fans_of`).
     """
-    decisive = _together(trace) >= WRONG_FAN
     for w in trace.wrong_fans:
         place = called(trace, w.layer)
         by = f"fan_in={w.right[0]}, fan_out={w.right[1]}"
@@ -118,7 +117,7 @@ def wrong_fan(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=w.layer,
             severity="info" if w.hidden else None,
-            decisive=decisive,
+            decisive=max(w.together, 1 / w.together) >= WRONG_FAN,
             because=(
                 f"the weights of {place}, a {w.kind}, have size {w.size:.3g}: {w.formula} with the fans of the shape "
                 f"({w.used[0]}, {w.used[1]}), not its own ({by}); {_off(w.factor)}{hidden}"
@@ -126,14 +125,10 @@ def wrong_fan(trace: Trace) -> Iterator[Claim]:
             evidence={
                 "tensor": w.tensor, "kind": w.kind, "used": f"{w.formula} with the fans {w.used} of the shape",
                 "right": f"the same with its own fans {w.right}", "factor": w.factor, "hidden": w.hidden,
+                "together": w.together,
             },
             remedy=None if w.hidden else Remedy("rescale", w.tensor, f"multiply {w.tensor} by {w.factor:.3g}"),
         )  # fmt: skip
-
-
-def _together(trace: Trace) -> float:
-    """How far off the layers are together that no normalisation hides, each by its factor or one over it."""
-    return math.prod(max(w.factor, 1 / w.factor) for w in trace.wrong_fans if not w.hidden)
 
 
 def _off(factor: float) -> str:
