@@ -454,3 +454,16 @@ def test_a_wrong_fan_in_residual_branches_is_told_and_changes_no_verdict() -> No
     report = sb.check(Stream(), torch.randn(4, 64, 6, 6))
     assert [f.code for f in report.findings if f.severity == "warning"] == ["SB407"] * 4
     assert report.verdict == "healthy"
+
+
+def test_a_guessed_learning_rate_is_given_a_decade() -> None:
+    """The same first step, three times the weights, with a rate that the user named and with one that he did not."""
+    torch.manual_seed(0)
+    net = nn.Linear(8, 1, bias=False)
+    nn.init.normal_(net.weight, std=1e-2)
+    x = torch.randn(64, 8)
+    batch, loss = (x, 2 * x.sum(1, keepdim=True)), nn.functional.mse_loss
+    guessed = sb.check(net, batch, loss)
+    given = sb.check(net, batch, loss, optimizer=torch.optim.SGD(net.parameters(), lr=1e-2))
+    assert [[f.code for f in r.findings if f.severity == "warning"] for r in (guessed, given)] == [["SB207"]] * 2
+    assert (guessed.verdict, given.verdict) == ("healthy", "degraded")

@@ -206,3 +206,36 @@ def test_a_bias_absorbed_on_one_side_of_a_relu_is_no_never() -> None:
     report = sb.check(net, 0.1 * torch.randn(32, 8))
     assert report.verdict == "healthy"
     assert [f.where for f in report.findings if f.code == "SB105"] == ["0.bias"]
+
+
+class _Anchors(nn.Module):
+    """Two heads whose scores stand end to end, and a loss that asks for those that `chosen` marks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return torch.cat([self.near(x), self.far(x)], 1)
+
+
+def _matched(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    assert isinstance(model, _Anchors)
+    x, chosen = batch
+    return (model.scores(x)[chosen] - 1).square().mean()
+
+
+def _first_four(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    assert isinstance(model, _Anchors)
+    return (model.scores(batch[0])[:, :4] - 1).square().mean()
+
+
+def test_what_the_data_leave_out_waits_and_what_the_code_leaves_out_never_learns() -> None:
+    """A detector's far anchors learn from the batch that has a box for them; a slice leaves them out for ever."""
+    torch.manual_seed(0)
+    x, chosen = torch.randn(8, 6), torch.zeros(8, 8, dtype=torch.bool)
+    chosen[:, :4] = torch.rand(8, 4) < 0.7
+    waits = sb.check(_Anchors(), (x, chosen), objective=_matched)
+    assert waits.verdict == "healthy"
+    assert [(f.code, f.where) for f in waits.findings if f.code == "SB106"] == [("SB106", "far.weight")]
+    assert sb.check(_Anchors(), (x, chosen), objective=_first_four).verdict == "stuck"

@@ -1,9 +1,10 @@
-"""THE CONDUCTOR: task -> borrow -> Trace (-> Certificate) -> rules -> Report. The one function that all drivers call."""
+"""THE CONDUCTOR: task -> borrow -> Trace (-> Certificate) -> rules -> Report. The function that all drivers call."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, nearest
@@ -72,6 +73,7 @@ def check(
     validate_codes(select, ignore)
     started = time.perf_counter()
     trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
+    trace = replace(trace, rate_given=not isinstance(optimizer, str))
     certificate = None
     if any(s.tied for s in trace.slices):
         from .symmetry import prove, unit_graph

@@ -72,9 +72,9 @@ class Asked:
 # ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
 
 Status = Literal["live", "frozen", "unused", "starved", "absorbed", "tied", "asleep"]
-"""live: gets a gradient; unused: no path from the loss; starved: its module met no data (a router sent it none);
-absorbed: nothing depends on it, a normalisation or softmax removes it; tied: gets a gradient once copies elsewhere are
-told apart (the router of equal experts); asleep: a path, and never a gradient."""
+"""live: gets a gradient; unused: no path from the loss; starved: it met no data (a router sent it none, a selection left
+it out); absorbed: nothing depends on it, a normalisation or softmax removes it; tied: gets a gradient once copies
+elsewhere are told apart (the router of equal experts); asleep: a path, and never a gradient."""
 
 
 @dataclass(frozen=True)
@@ -282,5 +282,6 @@ class Trace:
     target: TargetTrace | None = None
     breakers: tuple[str, ...] = ()
     departure: float | None = None  # from one linear map of the input, where every activation is in its linear region
+    rate_given: bool = False  # the learning rate is the user's own, not the usual one of an optimizer he named
     adaptive: bool = False  # the optimizer's step does not grow with the gradient
     nonfinite: str | None = None

@@ -49,6 +49,10 @@ normalisation or attention between the layers departs by more however small its 
 FIRST_STEP_TOO_LARGE = 1.0
 """SB207: the first step is as large as the weights themselves: it does not adjust the start, it replaces it."""
 
+GUESSED_RATE = 10.0
+"""SB207: how far the step must lie beyond that where only the optimizer's name is given: people choose rates a decade
+above and below its usual one."""
+
 FIRST_STEP_TOO_SMALL = 1e-9
 """SB207: a relative step that float32 (epsilon 1.2e-7) rounds away for a hundred steps and more."""
 

@@ -152,7 +152,7 @@ class Graph:
                 continue
             self._index[fn] = len(self._nodes)
             self._alive.append(fn)
-            self._nodes.append(_Node(_kind(fn), []))
+            self._nodes.append(_Node(kind(fn), []))
             variable = getattr(fn, "variable", None)
             if variable is not None and id(variable) in names:
                 self._nodes[-1].parameter = names[id(variable)]
@@ -266,6 +266,7 @@ class Graph:
         return not own and any(n.only_parameters for n in others)
 
 
-def _kind(fn: Any) -> str:
+def kind(fn: Any) -> str:
+    """The operation of a node of autograd: "Mm", "Relu", "Index"."""
     name: str = fn.name() if hasattr(fn, "name") else type(fn).__name__
     return name.rpartition("::")[2].partition("Backward")[0]

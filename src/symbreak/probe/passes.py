@@ -65,12 +65,14 @@ class Runner:
         varied: bool = False,
         record: bool = True,
         around: contextlib.AbstractContextManager[Any] | None = None,
+        hooked: Callable[[tuple[Any, ...]], None] | None = None,
     ) -> Pass:
         """Forward and backward of step `step`. All random numbers come from (seed, step): a pass can be repeated.
 
         Args:
             record: note who uses which parameter, and what passes.
             around: entered around forward, loss and backward, and not around the drawing of the batch.
+            hooked: given the nodes that backward starts from, before it does.
         """
         held, task = self.held, self.task
         self._count(1.0)
@@ -84,6 +86,8 @@ class Runner:
             outcome = task.run(draw, self.seed * 1_000_003 + step)
             observer.forward_is_over()
             roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)
+            if hooked is not None:
+                hooked(roots)
             outcome.backward()
         gradients = {name: held.params[name].grad for name in held.trainable}
         gradients = {name: None if g is None else _dense(g) for name, g in gradients.items()}

@@ -18,6 +18,7 @@ from symbreak.errors import BatchError
 
 from .passes import Runner, UsersCodeError
 from .project import slice_tops
+from .selection import left_out
 from .wakeup import Ladder, climb, nominal_scale, scale
 
 SHIFT = 1e-3  # of the scale: small enough to stay on one side of a ReLU or a max
@@ -85,6 +86,9 @@ def investigate(
             found.absorbed_rows[item.name] = item.rows
             if bool(item.rows.all()):
                 found.absorbed.add(item.name)
+    if any(runner.held.params[name].dim() > 1 for name in found.absorbed):
+        runner.what = "looking for what the batch leaves out"
+        ladder.starved |= left_out(runner, found.absorbed)
     return found
 
 

@@ -13,6 +13,7 @@ from symbreak.thresholds import (
     DEPARTURE,
     FIRST_STEP_TOO_LARGE,
     FIRST_STEP_TOO_SMALL,
+    GUESSED_RATE,
     LINEAR_SHARE,
     SATURATED_SHARE,
     SCALE_RATIO,
@@ -151,7 +152,8 @@ def update_ratio(trace: Trace) -> Iterator[Claim]:
 
     Evidence: the root mean square of the first step over that of the weights, with the optimizer and learning rate
     given to `check`; for SGD the step is learning rate x gradient, for Adam and its kin the learning rate. Without a
-    loss of yours the gradient has no size of its own, and SGD's step is not judged.
+    loss of yours the gradient has no size of its own, and SGD's step is not judged; with an optimizer's name alone the
+    rate is a guess, and a step less than ten times too large changes no verdict.
 
     Remedy: another learning rate, or weights of the usual scale.
     """
@@ -164,8 +166,10 @@ def update_ratio(trace: Trace) -> Iterator[Claim]:
         worst = max(large, key=lambda r: r.update_to_weight or 0)
         names = layers(trace, [r.name for r in large])
         size = "its weights' size" if len(large) == 1 else "their weights' size at worst"
+        sure = trace.rate_given or (worst.update_to_weight or 0) > GUESSED_RATE * FIRST_STEP_TOO_LARGE
         yield Claim(
             where=worst.name,
+            decisive=sure,
             because=(f"{step} moves {names} by {worst.update_to_weight:.3g} times {size}: it replaces the start"),
             evidence={r.name: r.update_to_weight for r in large[:50]},
             remedy=Remedy("rescale", worst.name, "use a smaller learning rate, or weights of the usual scale"),

@@ -233,12 +233,13 @@ def shadowed_bias(trace: Trace) -> Iterator[Claim]:
 
 @rule("SB106", "unseen-rows", "info")
 def unseen_rows(trace: Trace) -> Iterator[Claim]:
-    """Rows of a table that this batch never looked up, or experts that got no data: they have no gradient yet.
+    """Rows that this batch never looked up, experts that got no data, anchors that no box matched: no gradient yet.
 
     Why: it tells rows that wait for their data from rows that are broken. Padding rows never get a gradient, by design;
     rare tokens get theirs when they occur.
 
-    Evidence: rows without a gradient at every probed step, and modules that met a tensor without elements.
+    Evidence: rows without a gradient at every probed step, modules that met a tensor without elements, and parameters
+    whose gradient ends at an index, a gather or a mask that leaves out all that depends on them.
 
     Remedy: none is needed; a larger batch, or one that holds every token, shows the rest.
     """
@@ -258,8 +259,8 @@ def unseen_rows(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=tensors[0].name,
             because=(
-                f"{_told(patterns(t.name for t in tensors), tensors)} met no data: the router sent "
-                f"none in {trace.steps} steps"
+                f"{_told(patterns(t.name for t in tensors), tensors)} met no data in {trace.steps} steps: a "
+                "router or a selection by the data left them out"
             ),
             evidence={"tensors": [t.name for t in tensors]},
         )
