@@ -26,7 +26,10 @@ _COLORS = {
     "unknown": "35",
 }
 _MOST_INFO = 6  # blocks of information shown without --verbose
-_PROVED = " Proved for every batch and every value of the other weights."
+_PROVED = {
+    "SB0": " Proved for every batch and every later step.",
+    "SB1": " Proved for every batch and every value of the other weights.",
+}  # the kind of rule -> what is said of a proof
 _FOLD = 3  # this many findings that differ only in the place are told in one block
 _ASCII = str.maketrans({"×": "x", "→": "->", "≥": ">=", "≤": "<=", "–": "-", "…": "...", "·": "-", "±": "+-"})
 _WORD = re.compile(r"[\w.*]*[\w*]")
@@ -226,7 +229,7 @@ def _block(trace: Trace, group: list[Finding], width: int, paint: _Paint, verbos
     f = group[0]
     yield f"{paint(f.severity, f.severity)} {f.code} {f.slug}  {called(trace, f.where)}"
     yield from _wrapped(
-        _capital(f.because, _names(trace)) + f".{_PROVED if f.standing == 'proved' else ''}", width, "  "
+        _capital(f.because, _names(trace)) + f".{_PROVED[f.code[:3]] if f.standing == 'proved' else ''}", width, "  "
     )
     if len(group) > 1:
         yield from _wrapped(

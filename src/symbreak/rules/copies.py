@@ -12,6 +12,7 @@ from .grouping import called, layers, listed, numbers, some
 from .rule import rule
 
 Groups = tuple[tuple[int, ...], ...]
+_ASSUMED = "exact arithmetic, and an update that treats units alike and starts from empty buffers, such as {}"
 
 
 @rule("SB001", "tied-units", "error", "redundant")
@@ -37,7 +38,7 @@ def tied_units(trace: Trace) -> Iterator[Claim]:
                 where=s.layer,
                 units=units,
                 because=_sentence(s, groups, layer) + _breakers(trace),
-                evidence=_evidence(s, groups),
+                evidence=_evidence(trace, s, groups),
                 standing=_standing(s),
                 remedy=Remedy(
                     "split",
@@ -73,7 +74,7 @@ def tied_heads(trace: Trace) -> Iterator[Claim]:
                     f"{_many(heads, s.heads or 0, 'heads', block)} are {_one(heads, 'head')}: equal "
                     f"weights that get equal gradients{_breakers(trace)}"
                 ),
-                evidence=_evidence(s, heads),
+                evidence=_evidence(trace, s, heads),
                 standing=_standing(s),
                 remedy=Remedy(
                     "split",
@@ -105,7 +106,7 @@ def tied_experts(trace: Trace) -> Iterator[Claim]:
                     f"{_many(s.tied, s.width, 'experts', s.parameter)} are {_one(s.tied, 'expert')}: "
                     f"equal weights that get equal gradients{_breakers(trace)}"
                 ),
-                evidence=_evidence(s, s.tied),
+                evidence=_evidence(trace, s, s.tied),
                 standing=_standing(s),
                 remedy=Remedy("split", s.parameter, hint),
             )
@@ -141,7 +142,7 @@ def tied_tokens(trace: Trace) -> Iterator[Claim]:
                     f"{_many(s.tied, s.width, 'tokens', s.parameter)} are {_one(s.tied, 'token')}: "
                     f"equal values that get equal gradients{_breakers(trace)}"
                 ),
-                evidence=_evidence(s, s.tied),
+                evidence=_evidence(trace, s, s.tied),
                 standing=_standing(s),
                 remedy=Remedy("reinit", s.parameter, f"draw {s.parameter} at random, for example normal(0.02)"),
             )
@@ -202,7 +203,7 @@ def nearly_tied(trace: Trace) -> Iterator[Claim]:
                     f"each of {s.live_steps} probed steps{_parting(trace, s.parting)}"
                 ),
                 standing="heuristic" if s.parting is not None and not s.parting.measured else "measured",
-                evidence={**_evidence(s, s.near), "relative_distance": s.near_distance, **_forecast(s.parting)},
+                evidence={**_evidence(trace, s, s.near), "relative_distance": s.near_distance, **_forecast(s.parting)},
                 remedy=Remedy("split", s.layer, f"separate these units of {layer} by at least 1e-2 of their size"),
             )
 
@@ -394,7 +395,7 @@ def _breakers(trace: Trace) -> str:
     )
 
 
-def _evidence(s: SliceClasses, groups: Groups) -> dict[str, object]:
+def _evidence(trace: Trace, s: SliceClasses, groups: Groups) -> dict[str, object]:
     return {
         "groups": [list(g) for g in groups][:50],
         "classes_tied": len(groups),
@@ -402,4 +403,5 @@ def _evidence(s: SliceClasses, groups: Groups) -> dict[str, object]:
         "largest_relative_difference": s.largest_difference,
         "live_steps": s.live_steps,
         "axis": s.axis,
+        **({"assumes": _ASSUMED.format(trace.optimizer)} if s.proved else {}),
     }
