@@ -68,6 +68,23 @@ def check(
         >>> report.verdict, report.wakeup["2.bias"], report.wakeup["0.weight"]
         ('stuck', 1, None)
     """
+    return examine(model, batch, loss, objective, optimizer, seed, select, ignore, progress, proofs=True)
+
+
+def examine(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[..., Tensor] | None,
+    objective: Callable[..., Tensor] | None,
+    optimizer: str | Optimizer,
+    seed: int,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    progress: Callable[[int, int | None, str], None] | None = None,
+    *,
+    proofs: bool,
+) -> Report:
+    """`check`; without `proofs` of copies, which need the model's graph, for those who ask again and again."""
     from .probe import fingerprint, look, unwrap
 
     validate_codes(select, ignore)
@@ -75,7 +92,7 @@ def check(
     trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
     trace = replace(trace, rate_given=not isinstance(optimizer, str))
     certificate = None
-    if any(s.tied for s in trace.slices):
+    if proofs and any(s.tied for s in trace.slices):
         from .symmetry import prove, unit_graph
 
         trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from symbreak._check import check
+from symbreak._check import examine
 from symbreak.errors import SymbreakError
 from symbreak.probe.borrow import borrow, swapped
 from symbreak.probe.passes import Pass, Runner, UsersCodeError
@@ -133,7 +133,7 @@ class Bench:
         if self._progress is not None:
             self._progress(self._checks, None, "trying repairs")
         with self._with(self.values(parts)), contextlib.suppress(SymbreakError):
-            return check(self.model, a.batch, a.loss, objective=a.objective, optimizer=a.optimizer, seed=a.seed)
+            return examine(self.model, a.batch, a.loss, a.objective, a.optimizer, a.seed, proofs=False)
         return None
 
     def outputs(self, values: Values) -> tuple[Tensor, ...] | None:
