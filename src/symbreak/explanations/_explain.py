@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from symbreak.errors import nearest
 from symbreak.explanations.explanation import Explanation
 from symbreak.explanations.problem import QuestionError, read
@@ -32,6 +30,8 @@ def explain(question: str, data: Any = None, *, seed: int = 0) -> Explanation:
 
     Source: each question's `sources`.
     """
+    import torch
+
     asked = find(question)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise QuestionError(f"seed is {seed!r}; a whole number from 0 on is needed.")
