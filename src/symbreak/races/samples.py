@@ -163,7 +163,7 @@ class Split:
             if len(left) < self.batch_size:
                 left = draw.permutation(len(X))
             rows, left = torch.from_numpy(left[: self.batch_size]), left[self.batch_size :]
-            yield X[rows], y[rows]
+            yield X.index_select(0, rows), y.index_select(0, rows)  # X[rows] takes twice as long
 
 
 def split(samples: Samples, *, held_out: float, batch_size: int | None, seed: int) -> Split:
