@@ -9,86 +9,25 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from symbreak.errors import SchemeError
-from symbreak.races import batched, exactly, optimizers, samples, scores, subjects
+from symbreak.races import batched, optimizers
 from symbreak.races import workers as crews
 from symbreak.races.errors import RaceError
-from symbreak.races.grid import AS_BUILT, Cell, cells, positive, scheme_texts, seed_list, whole
+from symbreak.races.grid import AS_BUILT, AUTO, Cell, cells, positive, scheme_texts, seed_list
+from symbreak.races.plan import BATCH, prepared
 from symbreak.races.result import RaceResult
 from symbreak.races.store import Store
 from symbreak.races.subjects import digest
-from symbreak.races.work import Run, Setup, Work
+from symbreak.races.work import Run, Work
 from symbreak.schemes import Scheme, critical
 
 if TYPE_CHECKING:
     from symbreak.races.workers import Chunk
 
-BATCH = 32
 USUAL = ("torch_default", "xavier_uniform", "kaiming_normal", "orthogonal")
 POLL = 0.5  # seconds between looks at what another race on the same store has finished
 
 Progress = Callable[[int, "int | None", str], None]
-
-
-def prepared(
-    target: Any,
-    data: Any,
-    *,
-    steps: int = 500,
-    batch_size: int | None = BATCH,
-    optimizer: str = "sgd",
-    schedule: str | Callable[[float], float] = "constant",
-    loss: Any = None,
-    metric: Any = None,
-    held_out: float = 0.25,
-    goal: float | None = None,
-    points: int = 20,
-    data_seed: int = 0,
-    threads: int | None = None,
-) -> Work:
-    """The setup of a race with the objects behind it. Arguments as `race`.
-
-    Example:
-        >>> prepared("mlp:8:tanh", "iris", steps=100).setup.batch_size
-        32
-    """
-    n_steps, n_points = whole("steps", steps), whole("points", points)
-    table = samples.read(data)
-    spec = subjects.spec_of(target)
-    score = scores.score_for(table, loss, metric, kind=spec.kind if spec else None)
-    subject = subjects.subject_of(target, table, score)
-    part = samples.split(table, held_out=held_out, batch_size=batch_size, seed=whole("data_seed", data_seed, least=0))
-    name, factor = optimizers.schedule_of(schedule)
-    unit = (
-        len(part.train[0]) if spec is not None and spec.kind == "perceptron" else 1
-    )  # a perceptron counts whole epochs
-    rounds = -(-n_steps // unit)
-    marks = np.unique(np.round(np.linspace(0, rounds, min(n_points, rounds) + 1)).astype(int)) * unit
-    chance = scores.chance(table, score)
-    if goal is None and chance is not None:
-        goal = chance / 2
-    setup = Setup(
-        target=subject.name,
-        model=subject.fingerprint,
-        data=table.name,
-        data_sha256=table.digest,
-        loss=score.loss,
-        metric=score.metric,
-        optimizer=optimizers.optimizer_of(optimizer),
-        schedule=name,
-        steps=rounds * unit,
-        batch_size=1 if unit > 1 else part.batch_size,
-        points=tuple(int(mark) for mark in marks),
-        held_out=float(held_out),
-        data_seed=data_seed,
-        goal=None if goal is None else float(goal),
-        chance=chance,
-    )
-    work = Work(setup, subject, part, score, factor, threads)
-    exactly.complain(work)
-    return work
 
 
 class Race:
@@ -99,9 +38,12 @@ class Race:
 
     Args:
         target: "mlp:16-16:tanh", "linear", "logistic", "perceptron"; file.py:factory; a function that builds a
-            torch.nn.Module; or a module, which is left as it is.
-        data: "digits", file.csv, ... as on the command line; a pair (X, y); a torch Dataset or DataLoader.
-        schemes: starts by name or value; "as_built" is a factory's own. Biases start at zero but under torch_default.
+            torch.nn.Module; or a module, which is left as it is. A factory may return (model, batch, objective) as for
+            `symbreak.check`: objective(model, batch) is then minimised, on mini-batches (x, y) of the data.
+        data: "digits", file.csv, ... as on the command line; a pair (X, y); a torch Dataset or DataLoader. None: the
+            batch that the factory brings; where that is no pair (x, y), its objective gets it whole at every step.
+        schemes: starts by name or value; "as_built" is a factory's own, "auto" and those that look at data (lsuv, ...)
+            are as `symbreak.init_` makes them. Biases start at zero but under torch_default.
         seeds: of the starts; a number means 0 up to it.
         etas: learning rates; by default the usual one of the optimizer.
         steps: optimizer steps. A perceptron's are visits of one sample, rounded up to whole epochs.
@@ -113,6 +55,9 @@ class Race:
         goal: loss that counts as reached; by default half of what the best constant output has.
         points: how often losses and metrics are measured after the start, on 512 samples of either side at most.
         data_seed: of the split and the mini-batches.
+        look: whether each run says when its tensors wake and how many of its units are distinct. None: for built-in
+            nets, side by side, for about ten steps' time; True: also for other modules, one start at a time by the
+            probe of `symbreak.check`.
         store: a SQLite file: what it holds is not run again, what is finished is committed chunk by chunk.
         workers: processes, "dask://host:port", or a concurrent.futures.Executor.
         memory_mb: that the runs of one chunk may take.
@@ -148,6 +93,7 @@ class Race:
         goal: float | None = None,
         points: int = 20,
         data_seed: int = 0,
+        look: bool | None = None,
         store: Path | str | None = None,
         workers: Any = None,
         memory_mb: float = 1024.0,
@@ -156,7 +102,8 @@ class Race:
     ) -> RaceResult:
         work = prepared(
             target, data, steps=steps, batch_size=batch_size, optimizer=optimizer, schedule=schedule, loss=loss,
-            metric=metric, held_out=held_out, goal=goal, points=points, data_seed=data_seed, threads=threads,
+            metric=metric, held_out=held_out, goal=goal, points=points, data_seed=data_seed, look=look,
+            threads=threads,
         )  # fmt: skip
         rates = positive("etas", optimizers.USUAL_ETA[work.setup.optimizer] if etas is None else etas)
         wanted = cells(scheme_texts(schemes), seed_list(seeds), rates, [1.0])
@@ -203,7 +150,7 @@ race = Race()
 def _edge(work: Work, scheme: str) -> float | None:
     """The scale at which hidden weights of a built-in MLP have the critical variance; None where that is not known."""
     spec = work.subject.spec
-    if spec is None or len(spec.hidden) < 1 or scheme == AS_BUILT:
+    if spec is None or len(spec.hidden) < 1 or scheme in (AS_BUILT, AUTO):
         return None
     from symbreak.schemes import parse
 

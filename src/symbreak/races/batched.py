@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from symbreak.races import chains, exactly, mapped
+from symbreak.races import chains, exactly, looks, mapped
 from symbreak.races.chains import Chains
 from symbreak.races.grid import Cell
 from symbreak.races.optimizers import COPIES, Rule
+from symbreak.races.scores import Score
+from symbreak.races.subjects import State
+from symbreak.races.tied import is_tied, quotient
 from symbreak.races.work import Run, Work
 
 BEYOND = 1e6  # times the loss at the start, or times 1 where that is smaller: diverged
 FEWEST, MOST = 16, 256  # runs of a chunk, memory permitting: fewer are slower, more are long until the next commit
 CACHE = 4.5e6  # bytes of a chunk's tensors in a step, beyond which products were up to a tenth slower
+TIED = "all units of each hidden layer are equal: trained as one unit a layer"
 
 
 class Engine(Protocol):
@@ -30,7 +35,7 @@ class Engine(Protocol):
 
     def outputs(self, x: Tensor) -> Tensor: ...
 
-    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]: ...
+    def gradients(self, x: Any, y: Any) -> list[Tensor]: ...
 
     def keep(self, rows: Tensor) -> None: ...
 
@@ -51,58 +56,96 @@ def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None) -> list[
     Source: torch.func; torch.bmm.
     """
     if exactly.fits(work):
-        return exactly.run(work, cells)
-    with threads(work.threads):
-        return _trained(work, cells, plain)
+        with threads(work.threads):
+            return _with_looks(work, cells, exactly.run(work, cells), None)
+    with threads(work.threads), torch.no_grad():
+        states = [work.subject.state(cell) for cell in cells]
+        return _with_looks(work, cells, _by_engine(work, cells, states, plain), states)
 
 
-def _engine(work: Work, cells: Sequence[Cell], *, batched: bool) -> Engine:
-    states = [work.subject.state(cell) for cell in cells]
-    spec = work.subject.spec
-    if spec is not None and batched and chains.fits(spec, work.setup.loss):
-        return chains.stack(spec, states, work.setup.loss)
-    seed = work.setup.data_seed
-    return mapped.Models(work.subject.build(0), states, work.score, seed=seed, batched=batched)
+def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None) -> list[Run]:
+    """Written out, as one-unit nets where the start is tied, by vmap, or one by one."""
+    spec, seed = work.subject.spec, work.setup.data_seed
+    if spec is None or plain is not None or not chains.fits(spec, work.setup.loss):
+        models = mapped.Models(work.subject.brought(0), states, work.score, seed=seed, batched=plain is None)
+        return _trained(work, cells, models, "batched" if plain is None else "one by one", plain or "")
+    found: dict[int, Run] = {}
+    small = [r for r, state in enumerate(states) if is_tied(spec, state)]
+    whole = sorted(set(range(len(cells))) - set(small))
+    for rows, build, name in ((small, quotient, "quotient"), (whole, chains.stack, "batched")):
+        if rows:
+            engine = build(spec, [states[r] for r in rows], work.setup.loss)
+            runs = _trained(work, [cells[r] for r in rows], engine, name, TIED if name == "quotient" else "")
+            found.update(zip(rows, runs, strict=True))
+    return [found[r] for r in range(len(cells))]
 
 
-def _trained(work: Work, cells: Sequence[Cell], plain: str | None) -> list[Run]:
+def _with_looks(work: Work, cells: Sequence[Cell], runs: Sequence[Run], states: Sequence[State] | None) -> list[Run]:
+    """Each run with what its start looks like; equal starts are looked at once."""
+    if not work.setup.looked:
+        return list(runs)
+    first: dict[tuple[str, int, float], int] = {}
+    for r, cell in enumerate(cells):
+        first.setdefault((cell.scheme, cell.seed, cell.scale), r)
+    chosen = [states[r] if states is not None else work.subject.state(cells[r]) for r in first.values()]
+    found = dict(zip(first, looks.look(work, chosen), strict=True))
+    seen = [found[cell.scheme, cell.seed, cell.scale] for cell in cells]
+    return [replace(run, wakeup=one.wakeup, width=one.width) for run, one in zip(runs, seen, strict=True)]
+
+
+def _trained(work: Work, cells: Sequence[Cell], engine: Engine, name: str, note: str) -> list[Run]:
     setup, split = work.setup, work.split
-    with torch.no_grad():
-        engine = _engine(work, cells, batched=plain is None)
-        paths = _Paths(work, len(cells))
-        rule = Rule(setup.optimizer, engine.parameters)
-        eta = torch.tensor([cell.eta for cell in cells])
-        fused = engine if isinstance(engine, Chains) and setup.optimizer == "sgd" else None
-        alive = torch.arange(len(cells))
-        points = {step: number for number, step in enumerate(setup.points)}
-        paths.measure(0, engine, alive)
-        for step, (x, y) in enumerate(split.batches(setup.steps)):
-            rate = eta * work.schedule(step / setup.steps)
-            gradients = None if fused is not None and step else engine.gradients(x, y)
-            if gradients is not None and not step:
-                paths.norms = _norms(gradients)
-            if fused is not None:
-                fused.descend(x, y, rate)
-            else:
-                assert gradients is not None
-                rule.step(gradients, rate)
-            if step + 1 in points:
-                finite = paths.measure(points[step + 1], engine, alive)
-                if not finite.all():  # the rest must not pay for those that are lost
-                    rows = finite.nonzero()[:, 0]
-                    alive, eta = alive[rows], eta[rows]
-                    if not len(rows):
-                        break
-                    engine.keep(rows)
-                    rule.keep(rows, engine.parameters)
-    return paths.runs(cells, "batched" if plain is None else "one by one", plain or "")
+    paths = _Paths(work, len(cells))
+    rule = Rule(setup.optimizer, engine.parameters)
+    eta = torch.tensor([cell.eta for cell in cells], dtype=torch.float64)
+    fused = engine if isinstance(engine, Chains) and setup.optimizer == "sgd" else None
+    alive = torch.arange(len(cells))
+    points = {step: number for number, step in enumerate(setup.points)}
+    paths.measure(0, engine, alive)
+    for step, (x, y) in enumerate(split.batches(setup.steps)):
+        rate = eta * work.schedule(step / setup.steps)
+        gradients = None if fused is not None and step else engine.gradients(x, y)
+        if gradients is not None and not step:
+            paths.norms = _norms(gradients, engine.counts() if isinstance(engine, Chains) else None)
+        if fused is not None:
+            assert y is not None
+            fused.descend(x, y, rate)
+        else:
+            assert gradients is not None
+            rule.step(gradients, rate)
+        if step + 1 in points:
+            finite = paths.measure(points[step + 1], engine, alive)
+            if not finite.all():  # the rest must not pay for those that are lost
+                rows = finite.nonzero()[:, 0]
+                alive, eta = alive[rows], eta[rows]
+                if not len(rows):
+                    break
+                engine.keep(rows)
+                rule.keep(rows, engine.parameters)
+    return paths.runs(cells, name, note)
 
 
-def _norms(gradients: Sequence[Tensor]) -> NDArray[np.float64]:
-    """L2 norm over all parameters [m]."""
-    total = sum(one.double().square().flatten(1).sum(dim=1) for one in gradients)
+def _norms(gradients: Sequence[Tensor], counts: Sequence[Tensor] | None) -> NDArray[np.float64]:
+    """L2 norm over all parameters [m]; counts: how many parameters each number stands for."""
+    squares = [one.double().square() for one in gradients]
+    if counts is not None:
+        squares = [one * count for one, count in zip(squares, counts, strict=True)]
+    total = sum(one.reshape(len(one), -1).sum(dim=1) for one in squares)
     assert isinstance(total, Tensor)
     return np.asarray(total.sqrt().numpy(), np.float64)
+
+
+def _scored(score: Score, engine: Engine, x: Any, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Loss and metric of every model [m]."""
+    if score.by_objective:
+        assert isinstance(engine, mapped.Models)
+        losses = engine.objectives(x, y)
+        if y is None or score.metric == "none":
+            return losses, torch.full_like(losses, torch.nan)
+        return losses, score.metrics(engine.outputs(x), y)
+    assert y is not None
+    outputs = engine.outputs(x)
+    return score.losses(outputs, y), score.metrics(outputs, y)
 
 
 class _Paths:
@@ -120,9 +163,9 @@ class _Paths:
         rows = alive.numpy()
         for number, side in enumerate(sides):
             if side is not None:
-                outputs = engine.outputs(side[0])
-                self.table[2 * number, rows, point] = self.work.score.losses(outputs, side[1]).numpy()
-                self.table[2 * number + 1, rows, point] = self.work.score.metrics(outputs, side[1]).numpy()
+                losses, metrics = _scored(self.work.score, engine, *side)
+                self.table[2 * number, rows, point] = losses.numpy()
+                self.table[2 * number + 1, rows, point] = metrics.numpy()
         losses = self.table[0, rows, point]
         start = self.table[0, rows, 0]
         with np.errstate(invalid="ignore"):
@@ -159,12 +202,12 @@ def why_plain(work: Work, cell: Cell) -> str | None:
     spec = work.subject.spec
     if exactly.fits(work) or chains.fits(spec, work.setup.loss):
         return None
-    module, state = work.subject.build(0), work.subject.state(cell)
-    x, y = next(work.split.batches(1))
+    brought, state = work.subject.brought(0), work.subject.state(cell)
+    x, y = next(iter(work.split.batches(1)))
 
     def make(batched: bool) -> mapped.Models:
         copies = [{name: one.clone() for name, one in state.items()} for _ in range(2)]
-        return mapped.Models(module, copies, work.score, seed=work.setup.data_seed, batched=batched)
+        return mapped.Models(brought, copies, work.score, seed=work.setup.data_seed, batched=batched)
 
     with torch.no_grad():
         return mapped.why_not_batched(make, x, y)
@@ -175,16 +218,16 @@ def chunk_size(work: Work, cell: Cell, memory_mb: float) -> int:
     if exactly.fits(work):
         return 4096
     spec, setup = work.subject.spec, work.setup
-    rows = max(len(work.split.seen()[0]), setup.batch_size)
+    rows = work.split.rows
     if spec is not None and chains.fits(spec, setup.loss):
         widths = (work.subject.n_features, *spec.hidden, work.subject.n_outputs)
         floats, weights = chains.floats_a_run(widths, rows), chains.floats_a_run(widths, 0) // 2
         in_a_step = chains.floats_a_run(widths, setup.batch_size)
     else:
-        x, y = next(work.split.batches(1))
-        module, state = work.subject.build(0), work.subject.state(cell)
-        in_a_step = mapped.floats_a_run(module, state, work.score, x, y)
-        floats, weights = in_a_step * -(-rows // len(x)), sum(one.numel() for one in state.values())
+        x, y = next(iter(work.split.batches(1)))
+        state = work.subject.state(cell)
+        in_a_step = mapped.floats_a_run(work.subject.brought(0), state, work.score, x, y)
+        floats, weights = in_a_step * -(-rows // work.split.batch_size), sum(one.numel() for one in state.values())
     kept = COPIES[setup.optimizer] * weights
     usual = min(MOST, max(FEWEST, int(CACHE // (4 * (in_a_step + kept)))))
     return int(max(1, min(usual, memory_mb * 2**20 // (4 * (floats + kept)))))

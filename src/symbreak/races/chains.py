@@ -92,10 +92,16 @@ class Chains:
     weights: list[Tensor]  # each [m, o, i + 1], the bias last
     activation: str
     loss: str
+    copies: tuple[int, ...] = ()  # that each unit of a hidden layer stands for; empty: each for itself
 
     def __post_init__(self) -> None:
         self.phi, self.pullback = KNOWN.get(self.activation) or _by_autograd(self.activation)
         self._rooms: dict[int, _Room] = {}
+        self._heard: list[Tensor] = []  # of each further layer [i + 1]: how often it hears each of its inputs
+        for below, W in zip(self.copies, self.weights[1:], strict=False):
+            heard = W.new_full((W.shape[2],), float(below))
+            heard[-1] = 1.0  # the bias
+            self._heard.append(heard)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -109,18 +115,22 @@ class Chains:
             found[:, :, first : first + BLOCK] = self._forward(x[first : first + BLOCK]).z[-1]
         return found.transpose(1, 2)
 
+    def room(self, n: int) -> _Room:
+        """The signals of n samples, as the last pass over so many left them."""
+        if n not in self._rooms:
+            self._rooms[n] = _Room(self.weights, n)
+        return self._rooms[n]
+
     def _forward(self, x: Tensor) -> _Room:
-        if len(x) not in self._rooms:
-            self._rooms[len(x)] = _Room(self.weights, len(x))
-        room = self._rooms[len(x)]
+        room = self.room(len(x))
         room.x[:, :-1] = x
         torch.mm(_flat(self.weights[0]), room.x.T, out=_flat(room.z[0]))
-        for below, h, W, z in zip(room.z, room.inputs, self.weights[1:], room.z[1:], strict=False):
-            self.phi(below, h[:, :-1])
-            torch.bmm(W, h, out=z)
+        for number, (h, W) in enumerate(zip(room.inputs, self.weights[1:], strict=True)):
+            self.phi(room.z[number], h[:, :-1])
+            torch.bmm(W * self._heard[number] if self.copies else W, h, out=room.z[number + 1])
         return room
 
-    def _slope(self, z: Tensor, y: Tensor, rate: Tensor | None) -> Tensor:
+    def slope(self, z: Tensor, y: Tensor, rate: Tensor | None) -> Tensor:
         """dloss/dz of the last layer [m, o, b], times rate [m, 1, 1]."""
         if self.loss == "ce":
             # Long rows: the transpose of a one-hot table [b, o] took three times as long to subtract.
@@ -138,10 +148,12 @@ class Chains:
         The first layer's input is one for all models, [b, i + 1]; those of the others are [m, b, i + 1].
         """
         room = self._forward(x)
-        delta = self._slope(room.z[-1], y, rate)
+        delta = self.slope(room.z[-1], y, rate)
         for number in range(len(self.weights) - 1, 0, -1):
             h, slope = room.inputs[number - 1], room.slopes[number - 1]
             torch.bmm(self.weights[number][:, :, :-1].transpose(1, 2), delta, out=slope)
+            if number < len(self.copies):
+                slope.mul_(self.copies[number])
             use(number, delta, h.transpose(1, 2))
             self.pullback(room.z[number - 1], h[:, :-1], slope)
             delta = slope
@@ -171,6 +183,15 @@ class Chains:
 
         self._backward(x, y, -eta[:, None, None].to(self.weights[0].dtype), take)
 
+    def counts(self) -> list[Tensor]:
+        """For each layer [o, i + 1], how many weights each of its numbers stands for."""
+        found = []
+        for number, W in enumerate(self.weights):
+            row = self._heard[number - 1] if self.copies and number else W.new_ones(W.shape[2])
+            out = self.copies[number] if number < len(self.copies) else 1
+            found.append((out * row).expand(W.shape[1:]))
+        return found
+
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the models."""
         self.weights = [W[rows] for W in self.weights]
@@ -178,7 +199,7 @@ class Chains:
 
 
 def _flat(many: Tensor) -> Tensor:
-    """[m, o, ...] as [m o, ...]: what all models read is one large product, a tenth faster than a batch of small ones."""
+    """[m, o, n] as [m o, n]: what all models read is one large product, a tenth faster than many small ones."""
     return many.view(-1, many.shape[-1])
 
 

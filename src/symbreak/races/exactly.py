@@ -24,7 +24,7 @@ def fits(work: Work) -> bool:
         return False
     if spec.kind == "perceptron":
         return True
-    whole = setup.batch_size == len(work.split.train[0])
+    whole = setup.batch_size == len(work.table.train[0])
     plain = setup.optimizer in ("sgd", "momentum") and setup.schedule == "constant"
     return whole and plain and setup.loss == "mse" and work.subject.n_outputs == 1
 
@@ -70,7 +70,7 @@ def _starts(work: Work, cells: Sequence[Cell]) -> tuple[Floats, NDArray[np.int64
 
 def _lines(work: Work, cells: Sequence[Cell]) -> list[Run]:
     """Mean squared error is twice the half squares of `exact.descent`, so its learning rate is doubled."""
-    setup, split = work.setup, work.split
+    setup, split = work.setup, work.table
     X, y = (part.double().numpy() for part in split.train)
     y = y.reshape(len(X))
     ones = np.c_[X, np.ones(len(X))]
@@ -110,7 +110,7 @@ def _perceptrons(work: Work, cells: Sequence[Cell]) -> list[Run]:
     The loss at a point is the share of visits, in the epoch that ends there, that were mistakes; at the start it is
     measured without learning.
     """
-    setup, split = work.setup, work.split
+    setup, split = work.setup, work.table
     X, y = split.train[0].double().numpy(), split.train[1].numpy()
     starts, start_of, etas, eta_of = _starts(work, cells)
     order = np.random.default_rng(setup.data_seed).permutation(len(X))

@@ -14,6 +14,8 @@ from symbreak.schemes import Scheme, parse
 
 AS_BUILT = "as_built"
 """The start a factory's own code gives, with torch's random state seeded; no scheme of the catalogue."""
+AUTO = "auto"
+"""The start that `symbreak.init_` chooses tensor by tensor from what the model does."""
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +66,7 @@ def scheme_texts(given: Iterable[str | Scheme]) -> list[str]:
     for one in given:
         if not isinstance(one, str | Scheme):
             raise SchemeError(f"schemes holds {one!r}; expected schemes or their names, such as 'kaiming_normal'.")
-        found.append(one if one == AS_BUILT else repr(parse(one) if isinstance(one, str) else one))
+        found.append(one if one in (AS_BUILT, AUTO) else repr(parse(one) if isinstance(one, str) else one))
     if not found:
         raise RaceError("schemes is empty: a race needs one at least, such as schemes=['torch_default'].")
     return list(dict.fromkeys(str(one) for one in found))

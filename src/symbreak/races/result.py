@@ -76,7 +76,8 @@ class RaceResult:
         import pandas as pd
 
         columns = ("scheme", "seed", "eta", "scale", "final_loss", "final_held_loss", "metric", "held_metric",
-                   "steps_to_target", "diverged", "diverged_at", "grad_norm", "engine", "note")  # fmt: skip
+                   "steps_to_target", "diverged", "diverged_at", "grad_norm", "asleep", "last_wakeup", "distinct_units",
+                   "hidden_units", "engine", "note")  # fmt: skip
         return pd.DataFrame([self._row(run) for run in self.runs], columns=list(columns))
 
     def _row(self, run: Run) -> dict[str, Any]:
@@ -91,6 +92,7 @@ class RaceResult:
             "diverged": run.diverged_at is not None,
             "diverged_at": math.nan if run.diverged_at is None else run.diverged_at,
             "grad_norm": run.grad_norm,
+            **_start(run),
             "engine": run.engine,
             "note": run.note,
         }
@@ -185,7 +187,20 @@ def run_from(found: dict[str, Any]) -> Run:
     """A run from plain values."""
     paths = {name: tuple(math.nan if one is None else one for one in found[name]) for name in PATHS}
     norm = math.nan if found["grad_norm"] is None else found["grad_norm"]
-    return Run(**{**found, **paths, "grad_norm": norm, "cell": Cell(**found["cell"])})
+    width = {name: (int(distinct), int(units)) for name, (distinct, units) in found["width"].items()}
+    return Run(**{**found, **paths, "grad_norm": norm, "width": width, "cell": Cell(**found["cell"])})
+
+
+def _start(run: Run) -> dict[str, float]:
+    """The start in four numbers: tensors that never wake, the step at which the last of the others does, and units."""
+    steps = [step for step in run.wakeup.values() if step is not None]
+    looked = bool(run.wakeup)
+    return {
+        "asleep": len(run.wakeup) - len(steps) if looked else math.nan,
+        "last_wakeup": max(steps, default=math.nan),
+        "distinct_units": sum(distinct for distinct, _ in run.width.values()) if looked else math.nan,
+        "hidden_units": sum(units for _, units in run.width.values()) if looked else math.nan,
+    }
 
 
 def _finite(thing: Any) -> Any:
@@ -215,9 +230,10 @@ def _text(result: RaceResult, width: int) -> str:
     for one in rows:
         low, high = one.final_loss_interval
         steps = "-" if one.steps_to_target is None else f"{one.steps_to_target:g}"
+        converged = "-" if setup.goal is None else f"{one.converged:.0%}"
         lines.append(
             f"{one.scheme:<{widest}} {one.eta:>8g} {one.n_seeds:>5} {one.final_loss:>11.4g}  "
-            f"{f'{low:.4g} to {high:.4g}':<21} {one.held_metric:>8.3f} {steps:>7} {one.converged:>9.0%} "
+            f"{f'{low:.4g} to {high:.4g}':<21} {one.held_metric:>8.3f} {steps:>7} {converged:>9} "
             f"{one.diverged:>8.0%}"
         )
     others = len(result.summaries) - len(rows)
@@ -227,6 +243,6 @@ def _text(result: RaceResult, width: int) -> str:
         "",
         *(line for part in result.verdict.split(". ") for line in textwrap.wrap(part.rstrip(".") + ".", width)),
     ]
-    for note in result.notes:
+    for note in (*statistics.starts(result.runs), *result.notes):
         lines += textwrap.wrap(note, width)
     return "\n".join(lines)

@@ -75,6 +75,30 @@ def read(data: Any) -> Samples:
     return _checked(found)
 
 
+def carried(batch: Any, name: str, *, objective: bool) -> Samples | Whole:
+    """The data of a race without data=: the batch that its factory brings.
+
+    Raises:
+        DataError: none, or one that only an objective could read.
+    Example:
+        >>> carried((torch.zeros(4, 2), torch.zeros(4)), "net", objective=False).X.shape
+        torch.Size([4, 2])
+
+    Source: the TARGET grammar, `symbreak check --help`.
+    """
+    parts = tuple(batch) if isinstance(batch, tuple | list) else ()
+    if (
+        len(parts) == 2
+        and all(isinstance(one, Tensor) and one.ndim for one in parts)
+        and len(parts[0]) == len(parts[1])
+    ):
+        X, y = (one.detach().cpu() for one in parts)
+        return _checked(Samples(f"the batch of {name}", X, y, tables.task_of((X, y))))
+    if objective:
+        return Whole(f"the batch of {name}" if batch is not None else "its own draws", batch)
+    raise DataError(f"{name} brings no batch (x, y) of tensors, so there is nothing to train it on. Pass data.")
+
+
 def _source(data: Any) -> Source:
     if isinstance(data, tables.Data):
         return data
@@ -136,6 +160,11 @@ class Split:
     batch_size: int
     seed: int
 
+    @property
+    def rows(self) -> int:
+        """Samples that are held at once: of a batch, or of what paths are measured on."""
+        return max(self.batch_size, len(self.seen()[0]))
+
     def seen(self) -> tuple[Tensor, Tensor]:
         """Training rows a path is measured on; the split is shuffled, so the first ones are as good as any."""
         X, y = self.train
@@ -164,6 +193,68 @@ class Split:
                 left = draw.permutation(len(X))
             rows, left = torch.from_numpy(left[: self.batch_size]), left[self.batch_size :]
             yield X.index_select(0, rows), y.index_select(0, rows)  # X[rows] takes twice as long
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """One batch as it came, at every step: for an objective that knows what to do with it, or draws its own data."""
+
+    name: str
+    batch: Any = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tensors and plain values in it."""
+        found = hashlib.sha256()
+        for part in _parts(self.batch):
+            found.update(part)
+        return found.hexdigest()
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of its first tensor; 1 where it has none."""
+        return next((len(one) for one in _tensors_in(self.batch) if one.ndim), 1)
+
+    @property
+    def rows(self) -> int:
+        return self.batch_size
+
+    def seen(self) -> tuple[Any, None]:
+        return self.batch, None
+
+    def unseen(self) -> None:
+        return None
+
+    def batches(self, steps: int) -> Iterator[tuple[Any, None]]:
+        for _ in range(steps):
+            yield self.batch, None
+
+
+def _tensors_in(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, dict | tuple | list):
+        for one in batch.values() if isinstance(batch, dict) else batch:
+            yield from _tensors_in(one)
+
+
+def _parts(batch: Any) -> Iterator[bytes]:
+    if isinstance(batch, Tensor):
+        yield f"{batch.dtype}{tuple(batch.shape)}".encode()
+        yield batch.detach().cpu().contiguous().numpy().tobytes()
+    elif isinstance(batch, dict):
+        for name, one in batch.items():
+            yield repr(name).encode()
+            yield from _parts(one)
+    elif isinstance(batch, tuple | list):
+        for one in batch:
+            yield from _parts(one)
+    else:
+        yield (
+            repr(batch).encode()
+            if isinstance(batch, str | int | float | bool | None)
+            else type(batch).__name__.encode()
+        )
 
 
 def split(samples: Samples, *, held_out: float, batch_size: int | None, seed: int) -> Split:

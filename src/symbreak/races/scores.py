@@ -37,6 +37,7 @@ class Score:
     function: Callable[..., Tensor]
     metric: str
     measure: Callable[..., Any] | None
+    by_objective: bool = False  # the model's own objective(model, batch) is minimised, not a loss of its output
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Loss of every model [m] from outputs [m, n, ...]."""
@@ -72,6 +73,28 @@ class Score:
             ) from err
 
 
+def score_by(objective: Callable[..., Tensor], metric: Any) -> Score:
+    """An objective(model, batch), and a metric only where one is asked for: what the model gives back is not known.
+
+    Raises:
+        RaceError: a metric that is none.
+    Example:
+        >>> score_by(torch.mean, None).metric
+        'none'
+
+    Source: `symbreak check` takes the same objectives.
+    """
+    name = f"objective {getattr(objective, '__qualname__', type(objective).__name__)}"
+    if metric is None:
+        return Score(name, _unused, "none", None, by_objective=True)
+    watched, measure = _metric(metric)
+    return Score(name, _unused, watched, measure, by_objective=True)
+
+
+def _unused(*_: Tensor) -> Tensor:
+    raise AssertionError("an objective is minimised, not a loss of the output")
+
+
 def score_for(samples: Samples, loss: Any, metric: Any, *, kind: str | None) -> Score:
     """The loss and the metric by name or as given; without, those the data asks for.
 
@@ -92,16 +115,18 @@ def score_for(samples: Samples, loss: Any, metric: Any, *, kind: str | None) -> 
     """
     name, function = _loss(samples, loss, kind)
     if metric is None:
-        watched, measure = ("accuracy" if samples.task == "classification" else "r2"), None
-    elif isinstance(metric, str):
-        if metric not in METRICS:
-            raise RaceError(f"no metric is called {metric!r}. {nearest(metric, METRICS)} Or metric(output, target).")
-        watched, measure = metric, None
-    elif callable(metric):
-        watched, measure = getattr(metric, "__qualname__", repr(metric)), metric
-    else:
-        raise RaceError(f"metric={metric!r}: expected accuracy, r2 or metric(output, target).")
-    return Score(name, function, watched, measure)
+        metric = "accuracy" if samples.task == "classification" else "r2"
+    return Score(name, function, *_metric(metric))
+
+
+def _metric(given: Any) -> tuple[str, Callable[..., Any] | None]:
+    if isinstance(given, str):
+        if given not in METRICS:
+            raise RaceError(f"no metric is called {given!r}. {nearest(given, METRICS)} Or metric(output, target).")
+        return given, None
+    if not callable(given):
+        raise RaceError(f"metric={given!r}: expected accuracy, r2 or metric(output, target).")
+    return getattr(given, "__qualname__", repr(given)), given
 
 
 def _loss(samples: Samples, loss: Any, kind: str | None) -> tuple[str, Callable[..., Tensor]]:
@@ -143,6 +168,8 @@ def chance(samples: Samples, score: Score) -> float | None:
     Source: entropy of the class shares; variance of the target.
     """
     y = samples.y
+    if score.by_objective:
+        return None
     if score.loss in ("ce", "bce") and samples.task == "classification":
         shares = torch.bincount(y.long()).double() / len(y)
         if score.loss == "bce" and samples.n_classes > 2:

@@ -78,6 +78,37 @@ def steps_to(run: Run, goal: float | None, points: Sequence[int]) -> int | None:
     return next((step for step, loss in zip(points, run.loss, strict=True) if loss <= goal), None)
 
 
+def starts(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each scheme whose starts have tensors that never wake or units that are copies.
+
+    Source: the looks of `symbreak.races.looks`.
+    """
+    groups: dict[str, dict[tuple[int, float], Run]] = {}
+    for run in runs:
+        if run.wakeup:
+            groups.setdefault(run.cell.scheme, {}).setdefault((run.cell.seed, run.cell.scale), run)
+    found = []
+    for scheme, seen in groups.items():
+        asleep = [sum(step is None for step in run.wakeup.values()) for run in seen.values()]
+        pairs = [run.width.values() for run in seen.values()]
+        copies = [sum(units - distinct for distinct, units in one) for one in pairs]
+        said = []
+        if any(asleep):
+            n_tensors = len(next(iter(seen.values())).wakeup)
+            said.append(f"{max(asleep)} of {n_tensors} tensors get no gradient{_share(asleep)}")
+        if any(copies):
+            units = max(sum(units for _, units in one) for one in pairs)
+            said.append(f"{units - max(copies)} of {units} hidden units are distinct{_share(copies)}")
+        if said:
+            found.append(f"{scheme} starts with a fault: {', and '.join(said)}.")
+    return found
+
+
+def _share(counts: Sequence[int]) -> str:
+    n = sum(count > 0 for count in counts)
+    return "" if n == len(counts) else f" ({n} of {len(counts)} starts, the worst)"
+
+
 def interval_of_median(values: Floats, *, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval.
 

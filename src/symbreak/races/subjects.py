@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import random
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from symbreak import factories, nets
-from symbreak.errors import DataError, ModelError, SchemeError, TargetError
+from symbreak.errors import DataError, ModelError, SchemeError, SymbreakError, TargetError
 from symbreak.nets import Spec
-from symbreak.races.grid import AS_BUILT, Cell
+from symbreak.races.brought import ONE_AT_A_TIME, Brought, bring, seeded
+from symbreak.races.grid import AS_BUILT, AUTO, Cell
 from symbreak.races.samples import Samples
 from symbreak.races.scores import Score
 from symbreak.schemes import Fans, Scheme, parse, zeros
 from symbreak.schemes.places import places_of
+from symbreak.starts import start
+from symbreak.starts.start import BY_DATA, READS_PLACES
 
 State = dict[str, Tensor]
-ONE_AT_A_TIME = threading.RLock()
-"""Held by whoever sets the global random state or a module's mode: chunks may run in threads."""
+LOOKS_AT_DATA = frozenset((*BY_DATA, "analytic"))
+"""Schemes that run the model before they are done, as `symbreak.init_` does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,7 @@ class Subject:
         spec: of a built-in model, else None.
         n_features, n_outputs: of a built-in model.
         factory: text of a factory, a callable without arguments, or a module; None for a built-in model.
+        batch, loss: what schemes that look at data see: the training rows that paths are measured on.
     """
 
     name: str
@@ -45,24 +45,20 @@ class Subject:
     n_features: int = 0
     n_outputs: int = 0
     factory: Any = field(default=None, repr=False)
+    batch: Any = field(default=None, repr=False)
+    loss: Callable[..., Tensor] | None = field(default=None, repr=False)
 
     def build(self, seed: int = 0, scheme: str = "torch_default") -> nn.Module:
         """The model with its own start, or a built-in model started by a scheme."""
         if self.spec is not None:
             return nets.build(self.spec, self.n_features, self.n_outputs, parse(scheme), seed)
-        if isinstance(self.factory, nn.Module):
-            return self.factory
-        with seeded(seed):
-            found = self.factory
-            if isinstance(found, str):
-                found = factories.load(found, TargetError)
-                if isinstance(found, nn.Module):
-                    return found
-            made = factories.call(found, self.name, TargetError)
-        made = made[0] if isinstance(made, tuple) and made else made
-        if not isinstance(made, nn.Module):
-            raise TargetError(f"{self.name} returned {type(made).__name__}; expected a torch.nn.Module.")
-        return made
+        return self.brought(seed).model
+
+    def brought(self, seed: int = 0) -> Brought:
+        """What the factory brings: the model, and its objective where it has one."""
+        if self.spec is not None:
+            return Brought(self.build(seed))
+        return bring(self.factory, self.name, seed)
 
     def state(self, cell: Cell) -> State:
         """Every parameter and buffer of one start: copies, so that nothing of the user's is trained.
@@ -72,7 +68,9 @@ class Subject:
         """
         if self.spec is not None and cell.scheme == AS_BUILT:
             raise SchemeError(f"{AS_BUILT} is the start of a factory's own model; {self.name} takes torch_default.")
-        if self.spec is not None:
+        if self._looks(cell.scheme):
+            state = self._after_a_look(cell.scheme, cell.seed)
+        elif self.spec is not None:
             try:
                 state = self._drawn(parse(cell.scheme), cell.seed)
             except SchemeError as err:
@@ -86,6 +84,25 @@ class Subject:
             for tensor in state.values():
                 if tensor.ndim > 1 and tensor.is_floating_point():
                     tensor.mul_(cell.scale)
+        return state
+
+    def _looks(self, scheme: str) -> bool:
+        if scheme in (AS_BUILT, AUTO):
+            return scheme == AUTO
+        name = parse(scheme).name
+        return name in LOOKS_AT_DATA or (self.spec is None and name in READS_PLACES)
+
+    def _after_a_look(self, scheme: str, seed: int) -> State:
+        """As `symbreak.init_` starts it, with the rows that all runs of the race see."""
+        with ONE_AT_A_TIME, torch.enable_grad():
+            model = self.build(seed)
+            try:
+                done = start(model, scheme, self.batch, generator=torch.Generator().manual_seed(seed), loss=self.loss)
+            except SymbreakError as err:
+                raise SchemeError(f"{scheme} cannot start {self.name}: {err}") from err
+            state = _tensors(model)
+            if model is self.factory:  # the user's own
+                done.undo()
         return state
 
     def _drawn(self, scheme: Scheme, seed: int) -> State:
@@ -143,32 +160,43 @@ def _tensors(model: nn.Module) -> State:
     return {name: one.detach().clone() for name, one in (*model.named_parameters(), *model.named_buffers())}
 
 
-def subject_of(target: Any, samples: Samples, score: Score) -> Subject:
-    """The subject a target names, wide enough for the samples.
+def textbook(target: Any, spec: Spec, samples: Samples, score: Score) -> Subject:
+    """A built-in model, wide enough for the samples.
 
     Args:
-        target: a spec such as "mlp:16-16:tanh", file.py:factory, a callable that builds a module, or a module.
-        samples: for the widths of a built-in model.
+        target: a spec such as "mlp:16-16:tanh".
+        samples: for its widths.
         score: its loss says how many outputs there are.
     Raises:
-        TargetError: none of these.
-        ModelError: a model without trainable parameters.
+        DataError: samples that are no table.
     Example:
         >>> from symbreak.races.samples import read
         >>> from symbreak.races.scores import score_for
         >>> iris = read("iris")
-        >>> subject_of("mlp:8", iris, score_for(iris, None, None, kind="mlp")).n_outputs
+        >>> textbook("mlp:8", nets.parse_spec("mlp:8"), iris, score_for(iris, None, None, kind="mlp")).n_outputs
         3
 
     Source: the TARGET grammar, `symbreak race --help`.
     """
-    spec = spec_of(target)
-    if spec is not None:
-        if samples.X.ndim != 2:
-            raise DataError(
-                f"{samples.name}: X has shape {tuple(samples.X.shape)}; {target} needs X[samples, features]."
-            )
-        return Subject(str(target), spec, samples.X.shape[1], _n_outputs(samples, score))
+    if samples.X.ndim != 2:
+        raise DataError(f"{samples.name}: X has shape {tuple(samples.X.shape)}; {target} needs X[samples, features].")
+    return Subject(str(target), spec, samples.X.shape[1], _n_outputs(samples, score))
+
+
+def own(target: Any) -> tuple[Subject, Brought]:
+    """A model of the user's, and what its factory brings beside it.
+
+    Args:
+        target: file.py:factory, package.module:factory, a callable that builds a module, or a module.
+    Raises:
+        TargetError: none of these.
+        ModelError: a model without trainable parameters.
+    Example:
+        >>> own(nn.Linear(2, 1))[0].name
+        'Linear'
+
+    Source: the TARGET grammar, `symbreak race --help`.
+    """
     if isinstance(target, str) and not factories.is_factory(target):
         raise TargetError(
             f"there is no target {target!r}. Expected linear, logistic, perceptron, mlp:64-64:tanh, "
@@ -179,12 +207,12 @@ def subject_of(target: Any, samples: Samples, score: Score) -> Subject:
         raise TargetError(f"target is {target!r}; expected a spec, a torch.nn.Module, or a function that builds one.")
     name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
     subject = Subject(name, factory=target)
-    model = subject.build(0)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    brought = subject.brought(0)
+    if not any(parameter.requires_grad for parameter in brought.model.parameters()):
         raise ModelError(f"{name} has no parameter to train.")
-    if isinstance(target, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
+    if any(parameter.is_meta for parameter in brought.model.parameters()):
         raise ModelError(f"{name} has parameters on the meta device, which hold no values. Build it on the CPU.")
-    return subject
+    return subject, brought
 
 
 def spec_of(target: Any) -> Spec | None:
@@ -202,19 +230,4 @@ def _n_outputs(samples: Samples, score: Score) -> int:
     return 1 if one_column else samples.n_classes
 
 
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """A factory draws from the global random states: set them, and put them back."""
-    plain, legacy = random.getstate(), np.random.get_state()
-    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(plain)
-            np.random.set_state(legacy)
-
-
-__all__ = ["Subject", "digest", "seeded", "spec_of", "subject_of"]
+__all__ = ["ONE_AT_A_TIME", "Subject", "digest", "own", "seeded", "spec_of", "textbook"]

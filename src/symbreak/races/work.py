@@ -13,7 +13,7 @@ import torch
 from symbreak._version import __version__
 from symbreak.races.grid import Cell
 from symbreak.races.optimizers import Schedule
-from symbreak.races.samples import Split
+from symbreak.races.samples import Split, Whole
 from symbreak.races.scores import Score
 from symbreak.races.subjects import Subject
 
@@ -37,6 +37,7 @@ class Setup:
     data_seed: int
     goal: float | None
     chance: float | None
+    looked: bool  # whether every run says how its start wakes and how wide it is
     symbreak: str = __version__
     torch: str = torch.__version__
     numpy: str = np.__version__
@@ -62,6 +63,9 @@ class Run:
 
     loss and metric are measured on the training rows, held_loss and held_metric on the held-out ones; NaN behind
     the point where it diverged. grad_norm is the L2 norm of the first step's gradient, or of its closed form.
+
+    wakeup is, of each tensor, the first step (from 1) at which it has a gradient, None where a look of a few steps saw
+    none; width is, of each hidden layer, (distinct units, units). Both are empty where nobody looked.
     """
 
     cell: Cell
@@ -71,8 +75,10 @@ class Run:
     held_metric: tuple[float, ...]
     grad_norm: float
     diverged_at: int | None
-    engine: str  # "batched", "one by one", "exact"
+    engine: str  # "batched", "quotient", "one by one", "exact"
     note: str = ""
+    wakeup: dict[str, int | None] = field(default_factory=dict)
+    width: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +87,16 @@ class Work:
 
     setup: Setup
     subject: Subject = field(repr=False)
-    split: Split = field(repr=False)
+    split: Split | Whole = field(repr=False)
     score: Score = field(repr=False)
     schedule: Schedule = field(repr=False)
     threads: int | None = None
+
+    @property
+    def table(self) -> Split:
+        """The split; only a model that brings its own batch has none."""
+        assert isinstance(self.split, Split)
+        return self.split
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
