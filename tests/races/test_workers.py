@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -114,6 +116,47 @@ def test_a_mistake_in_a_worker_is_told_as_one_at_home() -> None:
         sb.race("mlp:8", "iris", metric=fails, workers=pool, **KNOBS)
 
 
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def interrupted(command: list[str], store: Path) -> tuple[int, str, str, float]:
+    """Exit code, output, errors and seconds until the end of a race that gets SIGINT as from a terminal's Ctrl-C."""
+    race = subprocess.Popen(
+        [sys.executable, "-m", "symbreak", "race", *command, "--store", str(store)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while race.poll() is None and time.monotonic() < deadline and not (store.exists() and committed(store)):
+            time.sleep(0.02)
+        begun = time.monotonic()
+        os.killpg(race.pid, signal.SIGINT)
+        out, err = race.communicate(timeout=60)
+        return race.returncode, out, err, time.monotonic() - begun
+    finally:
+        race.kill()
+
+
+def stopped_and_resumed(models: Path, store: Path, *more: str) -> None:
+    command = [f"{models}:Slow", "--data", "iris", "--init", "as_built", "--seeds", "0-59", "--steps", "300"]
+    code, out, err, seconds = interrupted([*command, "--memory-mb", "0.05", *more], store)
+    assert code == 130
+    assert "Traceback" not in err
+    kept = committed(store)
+    assert 0 < kept < 60
+    assert f"Interrupted: {kept} of 60 runs are here. The same command with the same store" in out
+    assert seconds < 20  # not as long as what was under way would have taken
+    rest = sb.race(f"{models}:Slow", "iris", schemes=["as_built"], seeds=60, steps=300, store=store, workers=None)
+    assert (rest.finished, rest.n_trained) == (True, 60 - kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_ctrl_c_keeps_what_is_done(models: Path, tmp_path: Path, workers: tuple[str, ...]) -> None:
+    stopped_and_resumed(models, tmp_path / "runs.sqlite", *workers)
+
+
 # ---- a Dask cluster --------------------------------------------------------------------------------------------------
 
 
@@ -144,10 +187,16 @@ def test_a_dask_cluster_gives_the_same_and_a_killed_worker_is_made_up_for(models
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_scheduler_that_goes_away_leaves_what_was_done(models: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def test_ctrl_c_leaves_the_cluster_as_it_was(models: Path, tmp_path: Path) -> None:
+    with cluster(2) as found:
+        stopped_and_resumed(models, tmp_path / "runs.sqlite", "--workers", address(found))
+        again = sb.race("mlp:8:tanh", "iris", workers=address(found), **KNOBS)  # its workers are there, and free
+        assert again.finished
 
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_that_goes_away_leaves_what_was_done(models: Path, tmp_path: Path) -> None:
     port, path = 18786 + os.getpid() % 1000, tmp_path / "runs.sqlite"
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
     scheduler = subprocess.Popen([*command, "--no-dashboard"], stderr=subprocess.DEVNULL)

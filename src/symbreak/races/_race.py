@@ -190,7 +190,8 @@ def _run(
     runs = tuple(lane.done[cell] for cell in twins if cell in lane.done)
     notes = [f"Runs went one by one: {plain}."] if plain else []
     if interrupted:
-        notes.append(f"Interrupted: {len(runs)} of {len(wanted)} runs are here.")
+        rest = "The same command with the same store runs the rest" if store is not None else "With a store they last"
+        notes.append(f"Interrupted: {len(runs)} of {len(wanted)} runs are here. {rest}.")
     n_same = len(wanted) - len(set(twins.values()))
     if n_same:
         notes.append(f"{n_same} runs have the same start and learning rate as another, and were not repeated.")

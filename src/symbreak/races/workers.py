@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -100,7 +101,7 @@ def _spread(
                 chunk = next(chunks, None)
                 if chunk is None:
                     break
-                with _lost():
+                with _lost(), _deaf():
                     waiting[executor.submit(_one, work, chunk, plain)] = chunk
             if not waiting:
                 return
@@ -113,6 +114,22 @@ def _spread(
     finally:
         for future in waiting:
             future.cancel()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; ours alone is to act on it, so others are begun with it blocked.
+
+    A signal in the meantime is not lost: it comes when the block is lifted.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no masks to inherit
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -154,6 +171,10 @@ def _processes(work: Work, chunks: Iterator[Chunk], plain: str | None, count: in
         except WorkersError as err:
             if not isinstance(err.__cause__, BrokenExecutor) or not pending.again():
                 raise
+        except KeyboardInterrupt:  # what is done is kept; a chunk that is under way would hold up the end
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
