@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def test_a_mistake_in_a_worker_is_told_as_one_at_home() -> None:
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-def interrupted(command: list[str], store: Path) -> tuple[int, str, str, float]:
+def interrupted(
+    command: list[str], store: Path, ready: Callable[[Path], int], after: float = 0.0
+) -> tuple[int, str, str, float]:
     """Exit code, output, errors and seconds until the end of a race that gets SIGINT as from a terminal's Ctrl-C."""
     race = subprocess.Popen(
         [sys.executable, "-m", "symbreak", "race", *command, "--store", str(store)],
@@ -128,8 +131,9 @@ def interrupted(command: list[str], store: Path) -> tuple[int, str, str, float]:
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
-        while race.poll() is None and time.monotonic() < deadline and not (store.exists() and committed(store)):
+        while race.poll() is None and time.monotonic() < deadline and not ready(store):
             time.sleep(0.02)
+        time.sleep(after)
         begun = time.monotonic()
         os.killpg(race.pid, signal.SIGINT)
         out, err = race.communicate(timeout=60)
@@ -140,7 +144,7 @@ def interrupted(command: list[str], store: Path) -> tuple[int, str, str, float]:
 
 def stopped_and_resumed(models: Path, store: Path, *more: str) -> None:
     command = [f"{models}:Slow", "--data", "iris", "--init", "as_built", "--seeds", "0-59", "--steps", "300"]
-    code, out, err, seconds = interrupted([*command, "--memory-mb", "0.05", *more], store)
+    code, out, err, seconds = interrupted([*command, "--memory-mb", "0.05", *more], store, committed)
     assert code == 130
     assert "Traceback" not in err
     kept = committed(store)
@@ -155,6 +159,26 @@ def stopped_and_resumed(models: Path, store: Path, *more: str) -> None:
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_ctrl_c_keeps_what_is_done(models: Path, tmp_path: Path, workers: tuple[str, ...]) -> None:
     stopped_and_resumed(models, tmp_path / "runs.sqlite", *workers)
+
+
+def handed_out(store: Path) -> int:
+    if not store.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(store)) as base:
+        try:
+            (count,) = base.execute("SELECT count(*) FROM claims").fetchone()
+        except sqlite3.OperationalError:  # being made
+            return 0
+    return int(count)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_workers_are_being_born(models: Path, tmp_path: Path) -> None:
+    """They import torch for a second, and each would show its own traceback."""
+    command = [f"{models}:Slow", "--data", "iris", "--init", "as_built", "--steps", "300", "--workers", "2"]
+    code, out, err, _ = interrupted(command, tmp_path / "runs.sqlite", handed_out, after=0.3)
+    assert (code, err) == (130, "")
+    assert "Interrupted: 0 of 16 runs are here" in out
 
 
 # ---- a Dask cluster --------------------------------------------------------------------------------------------------
