@@ -211,6 +211,23 @@ def test_the_diverged_are_dropped_and_the_rest_run_on() -> None:
     assert all(run.diverged_at == 5 and np.isnan(run.loss[-1]) for run in lost)
 
 
+class NotANumber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * float("nan")
+
+
+def test_what_is_not_a_number_from_the_start_is_lost_at_the_first_point() -> None:
+    done = sb.race(NotANumber, "iris", schemes=["as_built"], seeds=2, etas=[0.1], steps=10)
+    assert [run.diverged_at for run in done.runs] == [1, 1]
+    assert done.summaries[0].diverged == 1.0
+    assert "inf" in str(done)
+    assert "NaN" not in done.to_json()
+
+
 # ---- known answers ---------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +274,19 @@ def test_he_beats_glorot_at_depth_30_with_relu_and_no_norm() -> None:
     (one,) = done.comparisons
     assert one.seen
     assert one.difference < 0
+
+
+def test_orthogonal_and_lsuv_at_depth_30_with_tanh() -> None:
+    """Saxe 2014, Mishkin 2016: to keep every direction's length trains better than to keep the mean length."""
+    deep = "mlp:" + "-".join(["24"] * 30) + ":tanh"
+    schemes = ["xavier_normal", "orthogonal", "lsuv"]
+    done = sb.race(deep, "digits", schemes=schemes, seeds=7, etas=[0.05], steps=250, points=5)
+    median = done.to_frame().groupby("scheme")["final_loss"].median()
+    assert median["orthogonal"] < median["xavier_normal"] / 2
+    assert median["lsuv"] < median["xavier_normal"] / 2
+    against = [one for one in done.comparisons if "xavier_normal" in (one.first, one.second)]
+    assert len(against) == 2
+    assert all(one.seen for one in against)
 
 
 def test_linear_regression_is_indifferent_to_its_start_except_in_the_null_space() -> None:
@@ -348,6 +378,10 @@ def raises(x: Tensor, y: Tensor) -> float:
     raise ValueError("no labels")
 
 
+def no_number(x: Tensor, y: Tensor) -> object:
+    return {"f1": 0.5}
+
+
 def no_module() -> int:
     return 3
 
@@ -375,6 +409,12 @@ def no_module() -> int:
         ("mlp:8", "iris", {"memory_mb": 0}, RaceError, "memory_mb=0"),
         ("mlp:8", "irsi", {}, DataError, "there is no data 'irsi'"),
         ("mlp:8", 7, {}, DataError, "data is int"),
+        ("mlp:8", ([[1.0], [np.inf]], [0, 1]), {}, DataError, "row 2, feature 1 is inf"),
+        ("mlp:8", (torch.zeros(3, 1), torch.tensor([0.0, torch.nan, 1.0])), {}, DataError, "sample 2 has targets that"),
+        ("mlp:8", "iris", {"metric": no_number}, RaceError, "metric no_number raised TypeError"),
+        ("mlp:8", "iris", {"metric": 3}, RaceError, "metric=3: expected accuracy, r2"),
+        ("mlp:8", "iris", {"schemes": ["chrono(10)"]}, SchemeError, "chrono.* cannot start mlp:8"),
+        ("mlp:8", "iris", {"schemes": ["gradinit(steps=-1)"]}, SchemeError, "gradinit"),
         ("mlp:8", ([[1.0], [np.nan]], [0, 1]), {}, DataError, "row 2, feature 1 is nan"),
         ("mlp:8", (torch.tensor([[1.0], [torch.nan]]), torch.tensor([0, 1])), {}, DataError, "sample 2 has inp"),
         ("mlp:8", (torch.zeros(4, 2, 2), torch.tensor([0, 1, 0, 1])), {}, DataError, r"needs X\[samples, features\]"),

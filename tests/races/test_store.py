@@ -121,6 +121,21 @@ def test_kill_9_in_a_loop_loses_no_committed_run_and_repeats_none(path: Path, tm
     base.close()
 
 
+@pytest.mark.slow
+def test_two_processes_on_one_store_share_the_work(path: Path, tmp_path: Path) -> None:
+    log, script = tmp_path / "log", tmp_path / "racer.py"
+    script.write_text(RACER)
+    pair = [
+        subprocess.Popen([sys.executable, str(script), str(path), str(log)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [one.communicate(timeout=120)[0].split() for one in pair]
+    assert [finished for finished, _ in said] == ["True", "True"]
+    assert sum(int(n_trained) for _, n_trained in said) == 40
+    written = log.read_text().splitlines()
+    assert len(written) == len(set(written)) == rows(path) == 40
+
+
 def test_two_races_on_one_store_share_the_work(path: Path) -> None:
     found: list[Any] = []
 
@@ -225,6 +240,36 @@ def test_no_room_keeps_what_was_committed(path: Path, monkeypatch: pytest.Monkey
     done = sb.race("mlp:8:tanh", "iris", seeds=30, store=path, **KNOBS)
     assert done.finished
     assert done.n_trained == 31 - kept  # those of he, and the one of zeros
+
+
+LIMITED = """
+import resource, sys
+import symbreak as sb
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    sb.race("mlp:8:tanh", "iris", seeds=300, schemes=["he"], etas=[0.1], steps=20, memory_mb=0.04, threads=1,
+            store=sys.argv[1])
+except sb.SymbreakError as err:
+    sys.stderr.write(f"{type(err).__name__}: {err}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [2_000, 30_000, 60_000, 150_000])
+def test_a_limit_on_file_sizes_loses_nothing_that_was_committed(path: Path, tmp_path: Path, limit: int) -> None:
+    """The operating system refuses to write: at the first table, at the first commit, in the middle."""
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED)
+    done = subprocess.run([sys.executable, str(script), str(path), str(limit)], capture_output=True, text=True)
+    assert done.stderr.startswith("StoreError: ")
+    assert "Every committed run is kept. Make room" in done.stderr
+    kept = rows(path) if limit > 60_000 else 0
+    assert kept < 300
+    assert kept > 0 or limit <= 60_000
+    rest = sb.race("mlp:8:tanh", "iris", seeds=300, store=path, **{**KNOBS, "schemes": ["he"], "memory_mb": 64})
+    assert rest.finished
+    assert rest.n_trained <= 300 - kept
 
 
 def test_a_result_comes_back_from_json(path: Path) -> None:

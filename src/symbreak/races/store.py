@@ -78,7 +78,12 @@ class Store:
             self.base.close()
             raise
         if setup is not None:
-            self._beat(self.base)
+            try:
+                with self._told():
+                    self._beat(self.base)
+            except BaseException:
+                self.base.close()
+                raise
             self._beating = threading.Thread(target=self._beats, daemon=True)
             self._beating.start()
 
@@ -181,9 +186,10 @@ class Store:
             text = str(err)
             if "not a database" in text or "malformed" in text:
                 raise StoreError(f"{self.path} is no store of races: {text}. Name another file.") from err
-            if "full" in text:
+            if "full" in text or "I/O" in text:
                 raise StoreError(
-                    f"{self.path}: {text}. Every committed run is kept; make room and run the same command again."
+                    f"{self.path} cannot be written: {text}. Every committed run is kept. Make room on its disk, "
+                    "or lift the limit on file sizes, and run the same command again."
                 ) from err
             raise StoreError(f"{self.path} cannot be used: {text}. Every committed run is kept.") from err
 
