@@ -1,31 +1,41 @@
 """What a race costs against training one by one: plain torch, scikit-learn, and the machine's own matrix products.
 
-    python benchmarks/race.py [--quick] [--cpu]
+    python benchmarks/race.py [--quick] [--cpu] [scaling nets compiled cluster]
 
 The plain loop trains the same nets on the same mini-batches from the same starts; scikit-learn nets of the same shape
 for as many steps. All take turns in one process with the same threads, after a warm-up, and the best turn counts. --cpu
 counts processor seconds instead of the clock's, for a machine that others use; with one thread (OMP_NUM_THREADS=1) they
 mean the same. Budgets: 256 nets of 64-16-16-10, batch 32: 20 times the plain loop; 64 nets of 64-64-64-10, batch 128: 3
 times, and half of the rate at which the machine does a hidden layer's batched product; losses equal to float tolerance;
-cost near linear in the number of runs, memory under the limit.
+cost near linear in the number of runs, memory under the limit. Starts are looked at (wake-up, width) on our side only.
+
+compiled: what torch.compile makes of the vmapped step, and after how many steps its compilation is paid for. cluster:
+a Dask cluster on this machine, two workers of one thread against one, by the clock, and what a chunk costs beyond its
+work. Names of parts run those alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import resource
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
 
 from symbreak import nets, race
 from symbreak.races import Cell, batched
-from symbreak.races._race import prepared
+from symbreak.races.plan import prepared
 from symbreak.races.work import Run, Work
 from symbreak.schemes import parse
 
@@ -160,13 +170,152 @@ def scaling(largest: int) -> list[str]:
     return failed
 
 
+# torch.compile -----------------------------------------------------------------------------------------------------
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.last((h + torch.tanh(self.second(h))).mean(dim=(2, 3)))
+
+
+def plain_mlp(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+    )  # fmt: skip
+
+
+def compiled() -> list[str]:
+    """A measurement without a budget: it says why races do not compile."""
+    print("torch.compile of the vmapped step, fresh cache: seconds to compile by the clock, milliseconds a step")
+    X, y = (part[:1280] for part in prepared("mlp:16:relu", "digits", held_out=0).table.train)
+    cases: list[tuple[str, Callable[[], nn.Module], Tensor, int, int]] = [
+        ("64-16-16-10", lambda: plain_mlp(16), X, 256, 32),
+        ("64-64-64-10", lambda: plain_mlp(64), X, 64, 128),
+        ("two convolutions, residual", Convolutional, X.reshape(-1, 1, 8, 8), 32, 32),
+    ]
+    for name, make, inputs, m, b in cases:
+        torch.manual_seed(0)
+        models = [make() for _ in range(m)]
+        stacked = {key: torch.stack([one.state_dict()[key] for one in models]) for key in models[0].state_dict()}
+        step = _vmapped(models[0])
+        fast: Any = torch.compile(_vmapped(models[0]), dynamic=False)
+        x, wanted = inputs[:b], y[:b]
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _cache(folder):
+            started = time.perf_counter()
+            found = fast(stacked, x, wanted)
+            seconds = time.perf_counter() - started
+        expected = step(stacked, x, wanted)
+        gap = max(float((found[key] - expected[key]).abs().max() / expected[key].abs().max()) for key in expected)
+        before, after = _milliseconds(step, stacked, x, wanted), _milliseconds(fast, stacked, x, wanted)
+        paid = f"paid for after {1e3 * seconds / (before - after):.0f} steps" if after < before else "never paid for"
+        print(
+            f"  {m:3d} x {name:27s} compile {seconds:5.1f} s   step {before:6.2f} -> {after:6.2f} ms, {paid}   "
+            f"(gradients differ by {gap:.0e})"
+        )
+    return []
+
+
+def _vmapped(module: nn.Module) -> Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
+    def loss(tensors: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(module, tensors, (x,)), y)
+
+    def step(stacked: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        slopes: dict[str, Tensor] = vmap(grad_and_value(loss), in_dims=(0, None, None))(stacked, x, y)[0]
+        return slopes
+
+    return step
+
+
+def _milliseconds(step: Callable[..., object], *arguments: object) -> float:
+    """Of one step, the best of five tens."""
+
+    def ten() -> None:
+        with torch.no_grad():
+            for _ in range(10):
+                step(*arguments)
+
+    return 100 * best(ten, 5)
+
+
+@contextlib.contextmanager
+def _cache(folder: str) -> Iterator[None]:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+
+
+# a Dask cluster ----------------------------------------------------------------------------------------------------
+
+
+def cluster(*, quick: bool) -> list[str]:
+    """By the clock, whatever --cpu says: the work is done in other processes."""
+    try:
+        import distributed
+    except ImportError:
+        print("cluster: dask.distributed is not installed")
+        return []
+    runs, steps = (64, 100) if quick else (128, 300)
+    knobs: dict[str, Any] = {"schemes": ["he"], "etas": [ETA], "points": 2, "memory_mb": 8.0}
+    seconds: dict[int, float] = {}
+    few = many = 0.0
+    for n_workers in (1, 2):
+        with distributed.LocalCluster(
+            n_workers=n_workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+            silence_logs=50, memory_limit=None,
+        ) as found:  # fmt: skip
+            address = str(found.scheduler_address).replace("tcp://", "dask://")
+
+            def go(steps: int, seeds: int, address: str = address) -> float:
+                started = time.perf_counter()
+                race("mlp:64-64:relu", "digits", seeds=seeds, steps=steps, workers=address, batch_size=128, **knobs)
+                return time.perf_counter() - started
+
+            go(1, 8)  # the workers import torch
+            seconds[n_workers] = min(go(steps, runs) for _ in range(2))
+            if n_workers == 1:
+                few, many = (min(go(1, count) for _ in range(2)) for count in (32, 288))
+    work = prepared("mlp:64-64:relu", "digits", steps=1, points=2, batch_size=128)
+    size = batched.chunk_size(work, cells(1)[0], knobs["memory_mb"])
+    chunks = -(-288 // size) - -(-32 // size)
+    here = min(_clocked(lambda: [batched.run(work, cells(size)) for _ in range(chunks)]) for _ in range(2))
+    print(
+        f"Dask cluster on this machine ({os.cpu_count()} cores), {runs} nets 64-64-64-10, {steps} steps, by the clock\n"
+        f"  1 worker {seconds[1]:.2f} s, 2 workers {seconds[2]:.2f} s: {seconds[1] / seconds[2]:.2f} times as fast\n"
+        f"  a chunk of {size} costs {1e3 * (many - few - here) / chunks:.1f} ms beyond its work "
+        f"({1e3 * here / chunks:.1f} ms in this process)"
+    )
+    return []
+
+
+def _clocked(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def main() -> int:
     warnings.simplefilter("ignore")  # scikit-learn's ConvergenceWarning: it is stopped on purpose
     quick = "--quick" in sys.argv
+    asked = [one for one in sys.argv[1:] if not one.startswith("--")] or ["scaling", "nets", "compiled", "cluster"]
     steps, turns = (60, 1) if quick else (300, 3)
-    failed = scaling(256 if quick else 4096)  # first, while the process has needed no memory for anything else
-    failed += compare("16-16", 256, 32, steps, 20.0, turns=turns)
-    failed += compare("64-64", 64, 128, steps, 3.0, turns=turns)
+    failed: list[str] = []
+    if "scaling" in asked:  # first, while the process has needed no memory for anything else
+        failed += scaling(256 if quick else 4096)
+    if "nets" in asked:
+        failed += compare("16-16", 256, 32, steps, 20.0, turns=turns)
+        failed += compare("64-64", 64, 128, steps, 3.0, turns=turns)
+    if "compiled" in asked and not quick:
+        failed += compiled()
+    if "cluster" in asked:
+        failed += cluster(quick=quick)
     print("over budget: " + ("; ".join(failed) or "none"))
     return bool(failed)
 

@@ -211,6 +211,7 @@ class Store:
     def _differs(self, asked: Setup) -> str:
         ours, theirs = dataclasses.asdict(asked), dataclasses.asdict(self.setup)
         rows = [f"{name} {theirs[name]!r} there, {ours[name]!r} here" for name in ours if ours[name] != theirs[name]]
+        rows = [row for row in rows if not row.startswith("points ")] or rows  # they follow from the steps
         more = f", and {len(rows) - 3} more" if len(rows) > 3 else ""
         return f"{self.path} belongs to another race: {'; '.join(rows[:3])}{more}. Name another file with --store."
 
