@@ -58,9 +58,23 @@ def test_a_factory_races_its_own_start_too(tmp_path: Path) -> None:
     assert "as_built" in done.stdout
 
 
+def test_a_factory_that_brings_batch_and_objective_needs_no_data(tmp_path: Path) -> None:
+    (tmp_path / "brings.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def all():\n"
+        "    x = torch.randn(40, 3)\n"
+        "    return nn.Linear(3, 1), (x, x[:, :1]), lambda m, b: (m(b[0]) - b[1]).abs().mean()\n"
+    )
+    done = run("race", f"{tmp_path}/brings.py:all", "--seeds", "3", "--steps", "20", "--look")
+    assert done.exit_code == 0, done.output
+    assert "loss objective all.<locals>.<lambda>" in done.stdout
+    assert "as_built" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        (("race", "mlp:8"), "mlp:8 needs --data DATA to train on"),
         (("race", "mlp:8", "--data", "iris", "--seeds", "5-2"), "--seeds 5-2: expected ranges and numbers"),
         (("race", "mlp:8", "--data", "iris", "--batch-size", "many"), "--batch-size many: expected a number"),
         (("race", "mlp:8", "--data", "iris", "--plot", "a.svg"), "name it a.png"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Which start is better: many seeds of each, side by side.")
 @click.argument("target")
-@click.option("--data", metavar="DATA", required=True, help="What to train on, as for check.")
+@click.option("--data", metavar="DATA", help="What to train on, as for check.  [default: what a factory brings]")
 @click.option("--init", "schemes", multiple=True, metavar="SCHEME", help="A start to race; several times.")
 @click.option(
     "--seeds", default="0-15", show_default=True, metavar="0-31", help="Ranges and numbers: 0-31, or 0,3,8-10."
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 @click.option("--loss", metavar="LOSS", help="mse, ce, bce, l1, huber, nll.  [default: what DATA asks for]")
 @click.option("--goal", type=float, metavar="LOSS", help="That counts as reached.  [default: half of chance]")
 @click.option("--held-out", type=float, default=0.25, show_default=True, metavar="SHARE", help="Not trained on.")
+@click.option(
+    "--look/--no-look", default=None, help="Whether runs say how they wake and how wide they are.  [default: built-ins]"
+)
 @click.option("--store", type=options.FILE, metavar="FILE", help="Keep runs there; resume.")
 @click.option("--resume", is_flag=True, help="Insist that --store FILE exists already.")
 @click.option("--workers", metavar="N|dask://HOST:PORT", help="Processes, or a Dask cluster.  [default: this process]")
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 @told
 def race(
     target: str,
-    data: str,
+    data: str | None,
     schemes: tuple[str, ...],
     seeds: str,
     etas: tuple[float, ...],
@@ -55,6 +58,7 @@ def race(
     loss: str | None,
     goal: float | None,
     held_out: float,
+    look: bool | None,
     store: Path | None,
     resume: bool,
     workers: str | None,
@@ -65,12 +69,15 @@ def race(
 ) -> int:
     """Train TARGET from every start, over many seeds, and say which is better and whether the seeds settle it.
 
-    TARGET and DATA as for symbreak check; their code is run. A file.py:factory races as_built, its own start, too.
+    TARGET and DATA as for symbreak check; their code is run. A file.py:factory races as_built, its own start, too;
+    one that returns (model, batch) needs no --data, and of (model, batch, objective) the objective is minimised.
     Ctrl-C keeps what is done; with --store, the same command goes on where it was.
 
     Exit code: 0 done, 2 it could not be run, 130 interrupted.
     """
     must_be_png(plot)
+    if data is None and not factories.is_factory(target):
+        raise SymbreakError(f"{target} needs --data DATA to train on, such as --data digits.")
     if resume and (store is None or not store.is_file()):
         raise SymbreakError(f"--resume needs --store FILE of a race that was begun; {store or 'none'} is not there.")
     numbers, size = _seeds(seeds), _batch_size(batch_size)
@@ -91,6 +98,7 @@ def race(
             loss=loss,
             goal=goal,
             held_out=held_out,
+            look=look,
             store=store,
             workers=int(workers) if workers is not None and workers.isdigit() else workers,
             memory_mb=memory_mb,
@@ -102,7 +110,7 @@ def race(
 
 def show(done: RaceResult, format_: str, output: Path | None, plot: Path | None) -> None:
     """Draw, and print or write, what a race came to."""
-    if plot is not None:
+    if plot is not None and done.runs:  # interrupted at once, there is nothing to draw
         write_bytes(done.to_png(), plot)
     if format_ == "csv":
         write(str(done.to_frame().to_csv(index=False)), output)
