@@ -91,7 +91,7 @@ def how_many(workers: Any) -> int:
 
 
 def _spread(
-    work: Work, chunks: Iterator[Chunk], plain: str | None, executor: Executor, ahead: int
+    work: Work, chunks: Iterator[Chunk], plain: str | None, executor: Executor, ahead: int, *, take_back: bool = True
 ) -> Iterator[list[Run]]:
     """Keep a few chunks in flight. A chunk that raises ends the race; those in flight are taken back."""
     waiting: dict[Future[list[Run]], Chunk] = {}
@@ -112,7 +112,7 @@ def _spread(
                 del waiting[future]
                 yield runs
     finally:
-        for future in waiting:
+        for future in waiting if take_back else ():
             future.cancel()
 
 
@@ -164,14 +164,16 @@ def _processes(work: Work, chunks: Iterator[Chunk], plain: str | None, count: in
     while True:
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_settle, initargs=(share,))
         try:
-            for runs in _spread(work, pending, plain, pool, AHEAD * count):
+            # The pool takes back what is left. Done here, its thread would trip over what is cancelled when a process
+            # dies: until Python 3.12 it then shows a traceback of its own.
+            for runs in _spread(work, pending, plain, pool, AHEAD * count, take_back=False):
                 pending.finished(runs)
                 yield runs
             return
         except WorkersError as err:
             if not isinstance(err.__cause__, BrokenExecutor) or not pending.again():
                 raise
-        except KeyboardInterrupt:  # what is done is kept; a chunk that is under way would hold up the end
+        except (KeyboardInterrupt, GeneratorExit):  # what is done is kept; a chunk under way would hold up the end
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
             raise
