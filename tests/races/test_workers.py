@@ -122,8 +122,8 @@ def test_a_mistake_in_a_worker_is_told_as_one_at_home() -> None:
 
 def interrupted(
     command: list[str], store: Path, ready: Callable[[Path], int], after: float = 0.0
-) -> tuple[int, str, str, float]:
-    """Exit code, output, errors and seconds until the end of a race that gets SIGINT as from a terminal's Ctrl-C."""
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of a race that gets SIGINT as from a terminal's Ctrl-C."""
     race = subprocess.Popen(
         [sys.executable, "-m", "symbreak", "race", *command, "--store", str(store)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -134,23 +134,21 @@ def interrupted(
         while race.poll() is None and time.monotonic() < deadline and not ready(store):
             time.sleep(0.02)
         time.sleep(after)
-        begun = time.monotonic()
         os.killpg(race.pid, signal.SIGINT)
         out, err = race.communicate(timeout=60)
-        return race.returncode, out, err, time.monotonic() - begun
+        return race.returncode, out, err
     finally:
         race.kill()
 
 
 def stopped_and_resumed(models: Path, store: Path, *more: str) -> None:
     command = [f"{models}:Slow", "--data", "iris", "--init", "as_built", "--seeds", "0-59", "--steps", "300"]
-    code, out, err, seconds = interrupted([*command, "--memory-mb", "0.05", *more], store, committed)
+    code, out, err = interrupted([*command, "--memory-mb", "0.05", *more], store, committed)
     assert code == 130
     assert "Traceback" not in err
     kept = committed(store)
     assert 0 < kept < 60
     assert f"Interrupted: {kept} of 60 runs are here. The same command with the same store" in out
-    assert seconds < 20  # not as long as what was under way would have taken
     rest = sb.race(f"{models}:Slow", "iris", schemes=["as_built"], seeds=60, steps=300, store=store, workers=None)
     assert (rest.finished, rest.n_trained) == (True, 60 - kept)
 
@@ -176,7 +174,7 @@ def handed_out(store: Path) -> int:
 def test_ctrl_c_while_the_workers_are_being_born(models: Path, tmp_path: Path) -> None:
     """They import torch for a second, and each would show its own traceback."""
     command = [f"{models}:Slow", "--data", "iris", "--init", "as_built", "--steps", "300", "--workers", "2"]
-    code, out, err, _ = interrupted(command, tmp_path / "runs.sqlite", handed_out, after=0.3)
+    code, out, err = interrupted(command, tmp_path / "runs.sqlite", handed_out, after=0.3)
     assert (code, err) == (130, "")
     assert "Interrupted: 0 of 16 runs are here" in out
 

@@ -1,9 +1,8 @@
 """Many copies of any module: torch.func's vmap over stacked parameters and buffers, or one by one where it cannot.
 
 The module itself is never trained nor copied: its code runs on tensors that are handed to it (`functional_call`).
-The step is not compiled: torch.compile took 15 to 70 seconds, for a step of a multilayer perceptron 2.7 times as fast
-at best and one of a convolutional net no faster (`python benchmarks/race.py compiled`); a race rarely has the 4,000
-steps that would pay for it.
+The step is not compiled: torch.compile made it 1.6 to 2.8 times as fast, and took 19 to 88 seconds on a busy machine,
+which 4,400 steps and more pay for (`python benchmarks/race.py compiled`); a race has some hundred.
 """
 
 from __future__ import annotations
