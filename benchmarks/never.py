@@ -1,8 +1,8 @@
 """How many "never" are proved: `python -m benchmarks.never [NAME...]`.
 
 Untouched: the models of real_models/expected.toml whose verdict may be "stuck". Put in: a layer at zero, a layer and
-the one that reads it, the last layer and the one that feeds it (real_models/injections.py). One line a model: the
-tensors that SB101 names, how many of them are proved, as a whole or in part, and what the whole check cost.
+the one that reads it, the last layer and the one that feeds it (real_models/injections.py), both factors of LoRA. One
+line a model: the tensors that SB101 names, how many of them are proved, as a whole or in part, what the check cost.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ def injected(name: str) -> Iterator[tuple[str, zoo.Case]]:
                 yield f"{name} {injection.name} {place}", case
 
 
+def adapters() -> Iterator[tuple[str, zoo.Case]]:
+    """LoRA with A = B = 0."""
+    case = fresh("peft.lora-bert")
+    with torch.no_grad():
+        for name, p in case.model.named_parameters():
+            if "lora_" in name:
+                p.zero_()
+    yield "peft.lora-bert, A = B = 0", case
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.never", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
@@ -76,9 +86,9 @@ def main() -> int:
             except Exception as error:  # noqa: BLE001 - the next model is to be seen as well
                 print(f"{name:55} {type(error).__name__}: {error}"[:160], flush=True)
     if options.only != "stuck":
-        for name in options.names or HOSTS.split():
+        for name in options.names or ["peft.lora-bert", *HOSTS.split()]:
             try:
-                for label, case in injected(name):
+                for label, case in adapters() if name.startswith("peft.") else injected(name):
                     print(told(label, case), flush=True)
             except Exception as error:  # noqa: BLE001
                 print(f"{name:55} {type(error).__name__}: {error}"[:160], flush=True)
