@@ -239,3 +239,26 @@ def test_what_the_data_leave_out_waits_and_what_the_code_leaves_out_never_learns
     assert waits.verdict == "healthy"
     assert [(f.code, f.where) for f in waits.findings if f.code == "SB106"] == [("SB106", "far.weight")]
     assert sb.check(_Anchors(), (x, chosen), objective=_first_four).verdict == "stuck"
+
+
+def test_layers_inside_vmap() -> None:
+    """An ensemble stacked for torch.func: what passes inside has no numbers of its own, and the check goes round it."""
+
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.members, self.head = nn.ModuleList(nn.Linear(6, 4) for _ in range(3)), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            each = [dict(m.named_parameters()) for m in self.members]
+            stacked = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+            def member(weights: dict[str, Tensor]) -> Tensor:
+                out: Tensor = torch.func.functional_call(self.members[0], weights, (x,))
+                return out.tanh()
+
+            out: Tensor = self.head(torch.func.vmap(member)(stacked).mean(0))
+            return out
+
+    torch.manual_seed(0)
+    assert sb.check(Ensemble(), torch.randn(8, 6)).verdict == "healthy"

@@ -169,7 +169,8 @@ class Observer(TorchFunctionMode):
         if self._dtype == torch.float64:
             func, args, kwargs = _lift(func, name, args, kwargs)
         args, kwargs = self._calm(name, args, kwargs)
-        z = self._before_activation(name, args, kwargs)
+        inside = _is_inside_a_transform(args)  # of torch.func: what passes has no numbers of its own to look at
+        z = None if inside else self._before_activation(name, args, kwargs)
         try:
             result = func(*args, **kwargs)
         except RuntimeError:
@@ -179,7 +180,7 @@ class Observer(TorchFunctionMode):
             result = func(*lifted[0], **lifted[1])
         if self._dtype == torch.float64 and name in _FROM_OUTSIDE and result.dtype in _LOW:
             result = result.double()
-        if self._recording:
+        if self._recording and not inside:
             self._recording = False  # what the recording itself calls is not part of the model
             try:
                 self._record(func, name, args, kwargs, z, result)
@@ -408,6 +409,10 @@ class Observer(TorchFunctionMode):
                 return self._modules[id(owner)] or None
             frame = frame.f_back  # type: ignore[assignment]
         return None
+
+
+def _is_inside_a_transform(args: Any) -> bool:
+    return any(isinstance(a, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(a) for a in args)
 
 
 def layer_name(parameter: str, root: str) -> str:
