@@ -2,7 +2,6 @@
 
 from .certificate import Certificate, certify, verify
 from .graph import Axis, UnitGraph, unit_graph
-from .proofs import prove
 from .refine import coarsest
 from .units import Block, Network, SymmetryError, chain
 
@@ -16,7 +15,6 @@ __all__ = [
     "certify",
     "chain",
     "coarsest",
-    "prove",
     "unit_graph",
     "verify",
 ]

@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .units import Network
+from symbreak.probe import unwrap
+from symbreak.probe.borrow import borrow
+from symbreak.probe.task import Task
+
+from .algebra import Algebra
+from .capture import Captured, exported, read
+from .ledger import Ledger
+from .units import Network, SymmetryError
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,15 @@ class UnitGraph:
         axes: parameter or buffer -> its axes.
         breakers: what tears classes apart although the weights do not, as `certificate.KEPT_FROM` names it.
         cut: space, tensor or module that is not understood -> why; empty where the graph is whole.
+        entangled: tensors with an axis of units that are not laid out space by space in order (a permuted or grouped
+            axis): their entry in `axes` is empty there, and no smaller tensor can be cut from them by it.
     """
 
     network: Network
     axes: Mapping[str, tuple[Axis, ...]]
     breakers: tuple[str, ...] = ()
     cut: Mapping[str, str] = field(default_factory=dict)
+    entangled: frozenset[str] = frozenset()
 
     @property
     def whole(self) -> bool:
@@ -54,5 +65,78 @@ def unit_graph(
     *,
     seed: int = 0,
 ) -> UnitGraph:
-    """The unit graph of a model: being written."""
-    raise NotImplementedError
+    """Read a model as units and the weights that tie them, by torch.export, and give it back as it was.
+
+    What the loss may tell apart, inputs and outputs, is told apart; with `objective` only what it itself does.
+    Classes are proved where the graph is `whole`; where it is not, `cut` names what the rest was cut from.
+
+    Raises:
+        SymbreakError: a mistake in what was given, or weights that are not finite.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> graph = unit_graph(net, torch.randn(16, 4))
+        >>> graph.whole, graph.axes["2.weight"]
+        (True, (Axis(spaces=('2',), repeat=1), Axis(spaces=('0',), repeat=1)))
+    """
+    model = unwrap(model)
+    _require_finite(model)
+    with borrow(model, [f for f in (loss, objective) if f is not None], _dtype(model)) as held, held.scratch():
+        task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
+        algebra = Algebra(Ledger())
+        try:
+            captured, root = _captured(model, task, held.dtype)
+        except Exception as error:  # noqa: BLE001 - whatever export or the model raises is told, and nothing proved
+            return UnitGraph(Network({}, ()), {}, (), {"model": _why(error)})
+        read(captured, root, algebra)
+        algebra.ledger.cut.update({"model": leak for leak in captured.leaks})
+        network = algebra.ledger.network()
+        axes, entangled = _axes(algebra, "" if root is model else "model.")
+    return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled)
+
+
+def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:
+    draw = task.draw(0, dtype)
+    if task.objective is not None:
+        root = _Objective(model, task.objective)
+        return exported(root, (draw.raw,), {}), root
+    return exported(model, tuple(draw.args), dict(draw.kwargs)), model
+
+
+class _Objective(nn.Module):
+    """The user's objective as a module, so that the loss is part of the graph."""
+
+    def __init__(self, model: nn.Module, objective: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self._objective = model, objective
+
+    def forward(self, batch: Any) -> Tensor:
+        return self._objective(self.model, batch)
+
+
+def _require_finite(model: nn.Module) -> None:
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if t.is_floating_point() and not bool(torch.isfinite(t.detach()).all()):
+            raise SymmetryError(f"{name!r} holds NaN or infinite values. Nothing can be proved of its units.")
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Wide enough for every weight, so that none is rounded and made equal to another."""
+    wide = any(t.dtype in (torch.float64, torch.complex128) for t in (*model.parameters(), *model.buffers()))
+    return torch.float64 if wide else torch.float32
+
+
+def _why(error: BaseException) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"could not be exported: {type(error).__name__}: {first[:200]}"
+
+
+def _axes(algebra: Algebra, prefix: str) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]]:
+    axes, entangled = {}, set()
+    for name, ids in algebra.axes.items():
+        found = [((), 1) if one is None else algebra.ledger.layout(one) for one in ids]
+        axes[name.removeprefix(prefix)] = tuple(Axis(*layout) if layout else Axis(()) for layout in found)
+        if name in algebra.entangled or None in found:
+            entangled.add(name.removeprefix(prefix))
+    return axes, frozenset(entangled)

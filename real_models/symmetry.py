@@ -1,0 +1,254 @@
+"""Read the unit graph of real models and hold it against the probe: `python -m real_models.symmetry [NAME...]`.
+
+Without names it takes the sixty of `public.txt`. A line a model: understood whole, in part or not at all; its spaces,
+units and classes; what was cut out and why; where the probe saw copies without a class, or a class fall apart. The
+shares follow. `--plant N` also copies a unit onto another one in N spaces of each model, asks that they become a class,
+and trains: a class that training tears apart is a wrong proof. The exit code is 1 for any of these.
+"""
+
+import argparse
+import random
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from real_models import zoo
+from real_models.measure import generic_loss
+from symbreak.records import Trace
+from symbreak.symmetry import UnitGraph, certify, coarsest, unit_graph
+from symbreak.symmetry.units import Partition
+
+STEPS, RATE = 5, 1e-3
+APART = 1e-9  # of the largest entry; float64 copies that stay are equal to the last bits
+
+
+@dataclass
+class Row:
+    """What was read of one model."""
+
+    name: str
+    understood: str = "not at all"
+    spaces: int = 0
+    units: int = 0
+    classes: int = 0
+    cut: dict[str, str] = field(default_factory=dict)
+    breakers: tuple[str, ...] = ()
+    contradictions: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    planted: int = 0
+    torn: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def main() -> int:
+    options = parse()
+    warnings.filterwarnings("ignore")
+    rows = []
+    for name in options.names or zoo.public_names():
+        row = examined(name, probe=not options.no_probe, plant=options.plant)
+        rows.append(row)
+        print(as_text(row, options.verbose), flush=True)
+    print(shares(rows))
+    return 1 if any(row.contradictions or row.missing or row.torn or row.unseen for row in rows) else 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m real_models.symmetry", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--no-probe", action="store_true", help="only read the graphs")
+    parser.add_argument("--plant", type=int, default=0, metavar="N", help="copy units in N spaces of each, and train")
+    parser.add_argument("--verbose", action="store_true", help="every cut, not the first three")
+    return parser.parse_args()
+
+
+def examined(name: str, *, probe: bool, plant: int) -> Row:
+    row, start = Row(name), time.perf_counter()
+    case = zoo.build(name)
+    try:
+        graph = unit_graph(case.model, case.batch, objective=case.objective)
+        classes = coarsest(graph.network)
+        certify(graph.network, classes)
+    except Exception as error:
+        row.cut = {"graph": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+        row.seconds = time.perf_counter() - start
+        return row
+    row.seconds = time.perf_counter() - start
+    row.spaces, row.units = len(graph.network.sizes), sum(graph.network.sizes.values())
+    row.classes = sum(len(set(c.tolist())) for c in classes.values())
+    row.cut, row.breakers = dict(graph.cut), graph.breakers
+    row.understood = "whole" if graph.whole else "in part" if graph.network.sizes else "not at all"
+    if probe and graph.network.sizes:
+        import symbreak
+
+        held_against(graph, classes, symbreak.check(case.model, case.batch, objective=case.objective).trace, row)
+    if plant and graph.whole:
+        for number in range(plant):
+            planted(name, graph, number, row)
+    return row
+
+
+# ---- against the probe ---------------------------------------------------------------------------------------------
+
+
+def held_against(graph: UnitGraph, classes: Partition, trace: Trace, row: Row) -> None:
+    """Copies that the probe saw need a class; what it saw fall apart must have none."""
+    for s in trace.slices:
+        keys = entries(graph, s.parameter, s.axis, classes)
+        if keys is None:
+            continue
+        where = f"{s.parameter} axis {s.axis}"
+        row.missing += [f"{where}: {g}" for g in s.tied if not s.mirrored and len({keys[e] for e in g}) > 1]
+        row.contradictions += [f"{where}: {g}" for g in s.separated if len({keys[e] for e in g}) < len(g)]
+
+
+def entries(
+    graph: UnitGraph, parameter: str, axis: int, classes: Partition
+) -> list[tuple[str, int, int]] | None:
+    """(space, class, which entry of the unit) along one axis; None where it holds no units in order."""
+    if parameter not in graph.axes or parameter in graph.entangled or not graph.axes[parameter][axis].spaces:
+        return None
+    found: list[tuple[str, int, int]] = []
+    times: Counter[tuple[str, int]] = Counter()
+    for space in graph.axes[parameter][axis].spaces:
+        for unit, c in enumerate(classes[space].tolist()):
+            for _ in range(graph.axes[parameter][axis].repeat):
+                found.append((space, c, times[space, unit]))
+                times[space, unit] += 1
+    return found
+
+
+# ---- copies put in -------------------------------------------------------------------------------------------------
+
+
+def planted(name: str, graph: UnitGraph, number: int, row: Row) -> None:
+    """Make one unit a copy of another in every tensor, read the graph anew, train, and look whether they stay one."""
+    generator = random.Random(f"{name}{number}")
+    free = [s for s, n in graph.network.sizes.items() if n > 1 and s not in graph.network.told_apart]
+    tied = {s for n in graph.entangled for axis in graph.axes[n] for s in axis.spaces}
+    free = [s for s in free if s not in tied and any(s in axis.spaces for axes in graph.axes.values() for axis in axes)]
+    if not free or graph.entangled:
+        return
+    space = generator.choice(free)
+    u, v = generator.sample(range(graph.network.sizes[space]), 2)
+    case = zoo.build(name)
+    model = case.model.double()
+    copy_unit(model, graph, space, u, v)
+    try:
+        again = unit_graph(model, in_double(case.batch), objective=case.objective)
+        classes = coarsest(again.network)[space]
+    except Exception as error:
+        row.unseen.append(f"{space}: {type(error).__name__}: {error}"[:200])
+        return
+    row.planted += 1
+    if classes[u] != classes[v]:
+        row.unseen.append(f"{space} {u} {v}")
+        return
+    quiet(model)
+    try:
+        train(case, model)
+    except Exception:
+        row.planted -= 1  # the model does not run in float64
+        return
+    apart = distance(model, graph, space, u, v)
+    if apart > APART:
+        row.torn.append(f"{space} {u} {v}: {apart:.1e}")
+
+
+def places(model: nn.Module, graph: UnitGraph, space: str) -> Iterator[tuple[torch.Tensor, int, np.ndarray]]:
+    """Every tensor axis over this space: entries as [unit, entry of the unit]."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, axes in graph.axes.items():
+        for k, axis in enumerate(axes):
+            if space not in axis.spaces:
+                continue
+            rows: list[list[int]] = [[] for _ in range(graph.network.sizes[space])]
+            at = 0
+            for s in axis.spaces:
+                for unit in range(graph.network.sizes[s]):
+                    for _ in range(axis.repeat):
+                        if s == space:
+                            rows[unit].append(at)
+                        at += 1
+            yield tensors[name], k, np.array(rows)
+
+
+@torch.no_grad()
+def copy_unit(model: nn.Module, graph: UnitGraph, space: str, u: int, v: int) -> None:
+    for tensor, k, rows in places(model, graph, space):
+        index = [slice(None)] * tensor.dim()
+        for a, b in zip(rows[u].tolist(), rows[v].tolist(), strict=True):
+            tensor[(*index[:k], b)] = tensor[(*index[:k], a)]
+
+
+@torch.no_grad()
+def distance(model: nn.Module, graph: UnitGraph, space: str, u: int, v: int) -> float:
+    """How far the two units have come apart, over the largest entry of the tensor where they did most."""
+    found = 0.0
+    for tensor, k, rows in places(model, graph, space):
+        a, b = (tensor.index_select(k, torch.as_tensor(rows[w])) for w in (u, v))
+        found = max(found, float((a - b).abs().max()) / max(float(tensor.abs().max()), 1e-30))
+    return found
+
+
+def quiet(model: nn.Module) -> None:
+    """Without dropout, which tears any class apart."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+            module.p = 0.0
+        for key in ("dropout", "attention_dropout", "dropout_p", "attn_drop_p", "dropout_prob"):
+            if isinstance(module.__dict__.get(key), float):
+                setattr(module, key, 0.0)
+
+
+def train(case: zoo.Case, model: nn.Module) -> None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(parameters, lr=RATE)
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        sgd.zero_grad()
+        generic_loss(case, in_double(case.draw(step))).backward()
+        sgd.step()
+
+
+def in_double(batch: object) -> object:
+    return torch.utils._pytree.tree_map(
+        lambda t: t.double() if isinstance(t, torch.Tensor) and t.is_floating_point() else t, batch
+    )
+
+
+# ---- for people ----------------------------------------------------------------------------------------------------
+
+
+def as_text(row: Row, verbose: bool = False) -> str:
+    head = (
+        f"{row.name:38} {row.understood:10} {row.spaces:4} spaces {row.units:6} units {row.classes:6} classes "
+        f"{row.seconds:6.1f} s" + (f"  {row.planted} planted" if row.planted else "")
+    )
+    lines = [f"    cut {where}: {why}" for where, why in row.cut.items()]
+    more = lines if verbose else lines[:3]
+    if len(lines) > len(more):
+        more.append(f"    and {len(lines) - len(more)} more")
+    for what in ("contradictions", "missing", "torn", "unseen"):
+        more += [f"    {what}: {text}" for text in getattr(row, what)[:5]]
+    return "\n".join([head, *more])
+
+
+def shares(rows: list[Row]) -> str:
+    count = Counter(row.understood for row in rows)
+    said = ", ".join(f"{count[kind]} {kind}" for kind in ("whole", "in part", "not at all"))
+    wrong = ", ".join(f"{sum(len(getattr(row, k)) for row in rows)} {k}" for k in ("contradictions", "missing", "torn", "unseen"))
+    return f"{len(rows)} models: {said} ({100 * count['whole'] / max(len(rows), 1):.0f}% whole); " + (
+        f"{wrong}; {sum(row.planted for row in rows)} planted; {sum(row.seconds for row in rows):.0f} s."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""From a model and a batch to a graph of ATen operations, and its reading, node by node."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from .algebra import Algebra
+from .operations import (
+    ENTRYWISE,
+    OPERATIONS,
+    Call,
+    Kept,
+    NotUnderstoodError,
+    Unread,
+    constant,
+    elementwise,
+    tensors,
+)
+from .tracked import Tracked
+
+_MADE = frozenset(
+    "zeros ones full empty arange linspace eye zeros_like ones_like full_like empty_like new_zeros new_ones new_full "
+    "new_empty scalar_tensor tril_indices triu_indices logspace".split()
+)
+_SMALL = 1 << 24  # constants with more entries are not computed
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One call of a model as a graph without side effects.
+
+    Attributes:
+        sources: placeholder -> ("parameter" | "buffer" | "constant" | "input", name).
+        results: what the graph returns: ("output" | "mutation", name) each.
+        leaks: what the graph does not show: why it may not hold for another batch.
+    """
+
+    module: fx.GraphModule
+    sources: Mapping[str, tuple[str, str]]
+    results: tuple[tuple[str, str], ...]
+    constants: Mapping[str, Any]
+    leaks: tuple[str, ...] = ()
+
+
+def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Captured:
+    """The model's graph by torch.export: it raises where the way through the model depends on the data."""
+    program = torch.export.export(model, args, dict(kwargs), strict=False).run_decompositions({})
+    kinds = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}
+    sources = {
+        spec.arg.name: (kinds.get(spec.kind, "input"), spec.target or "") for spec in program.graph_signature.input_specs
+    }
+    results = tuple(
+        ("mutation", spec.target or "") if spec.kind == OutputKind.BUFFER_MUTATION else ("output", "")
+        for spec in program.graph_signature.output_specs
+    )
+    return Captured(program.graph_module, sources, results, program.constants)
+
+
+def read(captured: Captured, model: nn.Module, algebra: Algebra) -> None:
+    """Read a graph into the ledger of the algebra; what it returns is told apart."""
+    reader = _Reader(captured, model, algebra)
+    outputs = reader.run(captured.module, reader.inputs())
+    flat = list(_leaves(outputs))
+    for (kind, name), found in zip(captured.results, flat, strict=True):
+        if not isinstance(found, Tracked):
+            continue
+        if kind == "output":
+            algebra.forget(found)
+        else:  # a buffer: its axes are units only as far as what is put into it says so
+            before = reader.sources[name]
+            algebra.elementwise([before, replace(algebra.exposed(found), random=False)], before.shape)
+
+
+class _Reader:
+    def __init__(self, captured: Captured, model: nn.Module, algebra: Algebra) -> None:
+        self.captured, self.model, self.algebra = captured, model, algebra
+        self.sources: dict[str, Tracked] = {}
+        self._tensors = {n: t for some in (model.named_buffers, model.named_parameters) for n, t in some(remove_duplicate=False)}
+        first: dict[int, str] = {}
+        for n, t in (*model.named_parameters(), *model.named_buffers()):
+            first.setdefault(id(t), n)
+        self._first = first
+        self._changing = {name for kind, name in captured.results if kind == "mutation"}
+
+    def inputs(self) -> list[Tracked]:
+        found = []
+        for node in self.captured.module.graph.nodes:
+            if node.op == "placeholder":
+                kind, name = self.captured.sources.get(node.name, ("input", ""))
+                found.append(self._input(kind, name, node))
+        return found
+
+    def _input(self, kind: str, name: str, node: fx.Node) -> Any:
+        value = node.meta.get("val")
+        if kind == "input":
+            return _raw(value)
+        if kind == "constant" or name not in self._tensors:
+            known = self.captured.constants.get(name)
+            return constant(known.detach()) if isinstance(known, Tensor) else _raw(value)
+        tensor = self._tensors[name]
+        name = self._first.get(id(tensor), name)
+        fixed = kind == "buffer" and name not in self._changing
+        if fixed and not tensor.is_floating_point():
+            return constant(tensor.detach())
+        if name not in self.sources:
+            self.sources[name] = self.algebra.tensor(name, tensor.detach(), fixed=fixed)
+        return self.sources[name]
+
+    def run(self, module: fx.GraphModule, given: Iterable[Any]) -> Any:
+        values: dict[fx.Node, Any] = {}
+        arguments = iter(given)
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(arguments)
+            elif node.op == "get_attr":
+                values[node] = self._attribute(module, str(node.target))
+            elif node.op == "output":
+                return fx.node.map_arg(node.args[0], lambda n: values[n])
+            else:
+                args = fx.node.map_arg(node.args, lambda n: values[n])
+                kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
+                values[node] = self._call(node, args, kwargs)
+        raise AssertionError("a graph ends with its output")
+
+    def _attribute(self, module: fx.GraphModule, name: str) -> Any:
+        found = operator.attrgetter(name)(module)
+        return constant(found.detach()) if isinstance(found, Tensor) else found
+
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        target, value = node.target, node.meta.get("val")
+        self.algebra.where = _module(node) or self.algebra.where or "model"
+        if target is operator.getitem:
+            found = args[0][args[1]]
+            if isinstance(found, Unread):
+                return self._unknown(str(node), [found.like], value)
+            return found.stacked(self.algebra, tuple(value.shape)) if isinstance(found, Kept) else found
+        inner = [a for a in args if isinstance(a, fx.GraphModule)]
+        if inner and "wrap_with" in str(target):
+            at = args.index(inner[0])
+            return self.run(inner[0], args[at + 1 :])
+        if not isinstance(target, torch._ops.OpOverload):
+            return self._plain(node, args, kwargs)
+        return self._operation(node, target, args, kwargs, value)
+
+    def _plain(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Arithmetic on sizes, and calls that hide a graph."""
+        if not list(tensors([args, list(kwargs.values())])):
+            return node.meta.get("val") if node.meta.get("val") is not None else node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._unknown(str(node.target), [args, list(kwargs.values())], node.meta.get("val"))
+
+    def _operation(self, node: fx.Node, target: Any, args: Any, kwargs: Any, value: Any) -> Any:
+        name = target._schema.name.split("::")[-1]
+        if name.startswith(("_assert", "sym_", "_check")):
+            return value
+        operands = list(tensors([args, list(kwargs.values())]))
+        if torch.Tag.nondeterministic_seeded in target.tags and name not in OPERATIONS:
+            for t in operands:
+                self.algebra.forget(t)
+            return _map(value, lambda v: replace(_raw(v), random=True))
+        if name in _MADE or all(t.fixed for t in operands):
+            known = self._known(target, name, args, kwargs, value)
+            if known is not None:
+                return known
+        if not any(isinstance(v, Tensor) for v in _leaves(value)):
+            for t in operands:
+                self.algebra.forget(t, f"{name} takes a number out of the graph")
+            return value
+        handler = OPERATIONS.get(f"{name}_dim" if target._overloadname == "dim" and f"{name}_dim" in OPERATIONS else name)
+        if handler is None and (torch.Tag.pointwise in target.tags or name in ENTRYWISE):
+            handler = elementwise
+        shapes = tuple(tuple(v.shape) for v in _leaves(value) if isinstance(v, Tensor))
+        if handler is None or any(not isinstance(n, int) for s in shapes for n in s):
+            return self._unknown(name, [args, list(kwargs.values())], value)
+        try:
+            return handler(Call(name, self.algebra, _bound(target, args, kwargs), shapes))
+        except NotUnderstoodError:
+            return self._unknown(name, [args, list(kwargs.values())], value)
+        except Exception:  # noqa: BLE001 - a form of the operation that its rule did not foresee is not understood either
+            if os.environ.get("SYMBREAK_GRAPH_DEBUG"):
+                raise
+            return self._unknown(name, [args, list(kwargs.values())], value)
+
+    def _known(self, target: Any, name: str, args: Any, kwargs: Any, value: Any) -> Any:
+        """The numbers of what depends on nothing."""
+        leaves = [v for v in _leaves(value) if isinstance(v, Tensor)]
+        if not leaves or sum(v.numel() for v in leaves) > _SMALL:
+            return None
+        if name in _MADE and any(not t.fixed for t in tensors([args, list(kwargs.values())])):
+            if name.startswith("new_"):
+                args = (torch.zeros(1, dtype=leaves[0].dtype), *args[1:])
+            else:
+                args = (torch.zeros(leaves[0].shape, dtype=leaves[0].dtype), *args[1:])
+        plain = lambda t: t.value if isinstance(t, Tracked) else t
+        try:
+            found = target(*_map(args, plain), **{k: _map(v, plain) for k, v in kwargs.items()})
+        except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError):
+            return None
+        if name in ("empty", "empty_like", "new_empty"):
+            found = torch.zeros_like(found)
+        return _map(found, lambda t: constant(t) if isinstance(t, Tensor) else t)
+
+    def _unknown(self, name: str, operands: Any, value: Any) -> Any:
+        for t in tensors(operands):
+            self.algebra.forget(t, f"{name} in {self.algebra.where or 'the model'} is not understood")
+        return _map(value, lambda v: _raw(v) if isinstance(v, Tensor) else v)
+
+
+def _raw(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return Tracked(tuple(int(n) if isinstance(n, int) else -1 for n in value.shape))
+
+
+def _bound(target: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Arguments by the names of the operation's schema, with its defaults."""
+    found = {}
+    for n, a in enumerate(target._schema.arguments):
+        found[a.name] = args[n] if n < len(args) else kwargs.get(a.name, a.default_value)
+    return found
+
+
+def _module(node: fx.Node) -> str:
+    """The path of the innermost module that runs."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(list(stack.values())), ("", None))[0] if stack else ""
+    return str(path).removeprefix("L['self'].").replace("L['self']", "")
+
+
+def _leaves(thing: Any) -> Iterable[Any]:
+    if isinstance(thing, tuple | list):
+        for part in thing:
+            yield from _leaves(part)
+    elif isinstance(thing, dict):
+        for part in thing.values():
+            yield from _leaves(part)
+    else:
+        yield thing
+
+
+def _map(thing: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(thing, tuple | list):
+        return type(thing)([_map(part, change) for part in thing]) if type(thing) in (tuple, list) else [_map(p, change) for p in thing]
+    return change(thing)
