@@ -23,7 +23,7 @@ from real_models import zoo
 from real_models.measure import generic_loss
 from symbreak.records import Trace
 from symbreak.symmetry import UnitGraph, certify, coarsest, unit_graph
-from symbreak.symmetry.units import Partition
+from symbreak.symmetry.units import Network, Partition
 
 STEPS, RATE = 5, 1e-3
 APART = 1e-9  # of the largest entry; float64 copies that stay are equal to the last bits
@@ -130,26 +130,25 @@ def entries(
 
 def planted(name: str, graph: UnitGraph, number: int, row: Row) -> None:
     """Make one unit a copy of another in every tensor, read the graph anew, train, and look whether they stay one."""
-    generator = random.Random(f"{name}{number}")
-    free = [s for s, n in graph.network.sizes.items() if n > 1 and s not in graph.network.told_apart]
-    tied = {s for n in graph.entangled for axis in graph.axes[n] for s in axis.spaces}
-    free = [s for s in free if s not in tied and any(s in axis.spaces for axes in graph.axes.values() for axis in axes)]
-    if not free or graph.entangled:
+    if graph.entangled:
         return
-    space = generator.choice(free)
-    u, v = generator.sample(range(graph.network.sizes[space]), 2)
+    moves = joint_copies(graph, random.Random(f"{name}{number}"))
+    if not moves:
+        return
     case = zoo.build(name)
     model = case.model.double()
-    copy_unit(model, graph, space, u, v)
+    for space, u, v in moves:
+        copy_unit(model, graph, space, u, v)
     try:
         again = unit_graph(model, in_double(case.batch), objective=case.objective)
-        classes = coarsest(again.network)[space]
+        classes = coarsest(again.network)
     except Exception as error:
-        row.unseen.append(f"{space}: {type(error).__name__}: {error}"[:200])
+        row.unseen.append(f"{moves[0]}: {type(error).__name__}: {error}"[:200])
         return
     row.planted += 1
-    if classes[u] != classes[v]:
-        row.unseen.append(f"{space} {u} {v}")
+    unseen = [f"{s} {u} {v}, copied with {len(moves) - 1} more" for s, u, v in moves if classes[s][u] != classes[s][v]]
+    row.unseen += unseen[:1]
+    if unseen:
         return
     quiet(model)
     try:
@@ -157,9 +156,59 @@ def planted(name: str, graph: UnitGraph, number: int, row: Row) -> None:
     except Exception:
         row.planted -= 1  # the model does not run in float64
         return
-    apart = distance(model, graph, space, u, v)
-    if apart > APART:
-        row.torn.append(f"{space} {u} {v}: {apart:.1e}")
+    for space, u, v in moves:
+        apart = distance(model, graph, space, u, v)
+        if apart > APART:
+            row.torn.append(f"{space} {u} {v}: {apart:.1e}")
+            return
+
+
+TRIES = 60
+Move = tuple[str, int, int]
+
+
+def joint_copies(graph: UnitGraph, generator: random.Random) -> list[Move]:
+    """Two units of one space, and what must be copied with them: units that are tied to each one to one."""
+    net = graph.network
+    held = {s for axes in graph.axes.values() for axis in axes for s in axis.spaces}
+    free = sorted(s for s, n in net.sizes.items() if n > 1 and s not in net.told_apart and s in held)
+    for _ in range(TRIES if free else 0):
+        space = generator.choice(free)
+        u, v = generator.sample(range(net.sizes[space]), 2)
+        moves = closed(net, [(space, u, v)])
+        if moves:
+            return moves
+    return []
+
+
+def closed(net: Network, moves: list[Move]) -> list[Move]:
+    """All copies that these ask for through tables of zeros and ones; nothing where they ask for more than a pair."""
+    found = list(moves)
+    for space, u, v in found:  # grows while it is walked
+        if space in net.told_apart or not np.array_equal(*parts(net, space, u, v)):
+            return []
+        for b in net.blocks:
+            if not np.isin(b.weight, (0.0, 1.0)).all() or b.weight.ndim != 3:
+                continue
+            for here, there, table in ((b.target, b.source, b.weight), (b.source, b.target, b.weight.swapaxes(0, 1))):
+                if here != space or (table[u] == table[v]).all():
+                    continue
+                ours, theirs = np.argwhere(table[u]), np.argwhere(table[v])
+                if len(ours) != 1 or len(theirs) != 1 or ours[0][1] != theirs[0][1]:
+                    return []
+                move = (there, int(ours[0][0]), int(theirs[0][0]))
+                if any(s == there and {x, y} != {move[1], move[2]} and {x, y} & {move[1], move[2]} for s, x, y in found):
+                    return []
+                if not any(s == there and {x, y} == {move[1], move[2]} for s, x, y in found):
+                    found.append(move)
+    return found
+
+
+def parts(net: Network, space: str, u: int, v: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is zero or one of the two units' attributes: which part of a space they lie in."""
+    table = net.attributes.get(space, np.zeros((net.sizes[space], 0)))
+    marks = np.isin(table, (0.0, 1.0)).all(0) & (table != table[:1]).any(0)
+    return table[u, marks], table[v, marks]
 
 
 def places(model: nn.Module, graph: UnitGraph, space: str) -> Iterator[tuple[torch.Tensor, int, np.ndarray]]:

@@ -20,6 +20,7 @@ from .tracked import Label, Tracked, aligned
 from .units import Floats, Integers
 
 Letters = Sequence[str]
+WIDE = 8  # a longer row of numbers is kept as the number of its kind
 
 
 class Algebra:
@@ -38,7 +39,7 @@ class Algebra:
         self.entangled: set[str] = set()
         self._values: dict[str, Tensor] = {}
         self._exposed: set[str] = set()
-        self._joint: set[str] = set()
+        self._joint: dict[str, list[Integers]] = {}
 
     # ---- tensors of the model ----------------------------------------------------------------------------------
 
@@ -70,11 +71,12 @@ class Algebra:
         if name in self._exposed:
             return
         self._exposed.add(name)
+        self._part(name)
         value = numbers(self._values[name])
         for k, ids in enumerate(self.axes[name]):
             if ids is not None:
                 rows = np.moveaxis(value, k, 0).reshape(len(ids), -1)
-                self.ledger.attribute(ids, np.zeros_like(ids), rows if rows.shape[1] <= 4 else row_numbers(rows))
+                self.ledger.attribute(ids, np.zeros_like(ids), rows if rows.shape[1] <= WIDE else row_numbers(rows))
 
     # ---- nothing left to claim ---------------------------------------------------------------------------------
 
@@ -309,12 +311,24 @@ class Algebra:
         passing = [label for label in x.labels if not label.dims & set(shared)]
         w = self._settled_kernel(w, lw, taps)
         sides = [[a for a in (n + o) if d_in(label, lw, a)] for label in w.labels]
-        if any(side and any(d_in(label, lw, a) for a in c) for side, label in zip(sides, w.labels, strict=True)):
+        summed = [label for label in w.labels if any(d_in(label, lw, a) for a in c)]
+        if any(side and label in summed for side, label in zip(sides, w.labels, strict=True)):
             return None
+        laid = not any(d_in(label, lx, a) for label in touching for a in n)  # the same units for every n
+        kept = [a for a in n + o if sizes[a] > 1]
+        whole = sum(map(bool, sides)) <= 1 and all(len(side) == len(kept) for side in sides if side)
+        if w.owner in self._joint or not (laid and whole):
+            self._part(w.owner)
+            if not all(self.ledger.is_axis(self.resolved(label)[0]) for label in w.labels):
+                return None
         source = self._source(x, touching, lx, n, c, w, lw, sizes)
         if source is None:
             return None
         target = self._target(w, lw, n, o, sizes)
+        if not (laid and whole):
+            self._joint[w.owner] = [self.resolved(label)[0] for label in (target, source)]
+            if summed or not whole:
+                self.entangled.add(w.owner)
         order = [lw.index(a) for a in (*n, *o, *c, *taps)]
         value = numbers(w.value.permute(order))
         size = [math.prod(sizes[a] for a in letters) for letters in (n, o, c, taps)]
@@ -348,18 +362,9 @@ class Algebra:
     ) -> Label | None:
         """Units and taps of what is summed over, [n..., c...]; the axes of w that run over it come to stand for them."""
         axes = [label for label in w.labels if any(d_in(label, lw, a) for a in c)]
-        shape = [sizes[a] for a in c]
+        if len(axes) > 1 or (not axes and any(sizes[a] > 1 for a in c)):
+            return None
         if not touching:
-            if len(axes) != 1:
-                for label in axes:
-                    self._apart(label)
-                if not axes and math.prod(shape) > 1:
-                    return None
-                if len(axes) > 1:
-                    self.entangle(w.owner)
-                    found = self.combined([_moved(a, lw, c) for a in axes], shape)
-                    self._apart(found)
-                    return found
             if not axes:  # a sum over one entry
                 one = self.ledger.fresh(f"{self.where}.input", 1)
                 self.ledger.tell_apart(one)
@@ -377,7 +382,6 @@ class Algebra:
                 wide = [sizes[a] if j == k else m for j, m in enumerate(found.ids.shape)]
                 found = Label(np.ascontiguousarray(np.broadcast_to(found.ids, wide)), found.taps * sizes[a] + at)
         if any(found.ids.shape[k] > 1 for k in range(len(n))):  # other units for every n: no axis stands for them
-            self._tied_once(w.owner, axes)
             return found
         found = found.each(lambda a: a.reshape(a.shape[len(n) :]))
         return self._read_by(found, [_moved(label, lw, c) for label in axes], w.owner)
@@ -397,23 +401,14 @@ class Algebra:
                 self.ledger.tell_apart(ids, why)
                 self.ledger.tell_apart(mine, why)
             return Label(ids.reshape(found.ids.shape), taps.reshape(found.ids.shape))
-        self._tied_once(owner, axes)
+        for label in (found, *axes):
+            self._apart(label, f"{owner} is read in a way that is not understood")
         return found
 
-    def _tied_once(self, owner: str | None, axes: Sequence[Label]) -> None:
-        """Axes that units cannot be laid along: sound as long as the weight is used once."""
-        assert owner is not None
-        if not axes:
-            return
-        if owner in self._joint or not all(self.ledger.is_axis(self.resolved(a)[0]) for a in axes):
-            for label in axes:
-                self._apart(label, f"{owner} is used in two ways")
-        self.entangle(owner)
-        self._joint.add(owner)
-
-    def entangle(self, owner: str | None) -> None:
-        if owner is not None:
-            self.entangled.add(owner)
+    def _part(self, owner: str) -> None:
+        """A second use of a weight whose units could not be laid along its axes: nothing says that both uses agree."""
+        for ids in self._joint.pop(owner, []):
+            self.ledger.tell_apart(ids, f"{owner} is used in two ways")
 
     def _target(self, w: Tracked, lw: Letters, n: Letters, o: Letters, sizes: dict[str, int]) -> Label:
         order = [*n, *o]
@@ -426,7 +421,6 @@ class Algebra:
             ids, taps = self.resolved(axes[0])
             self.ledger.use(ids)
             return Label(ids.reshape(shape), taps.reshape(shape))
-        self._tied_once(w.owner, axes)
         ids = self.ledger.fresh(self.where, math.prod(shape)).reshape(shape)
         return Label(ids, np.zeros_like(ids))
 

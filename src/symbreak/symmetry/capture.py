@@ -141,7 +141,7 @@ class _Reader:
             found = args[0][args[1]]
             if isinstance(found, Unread):
                 return self._unknown(str(node), [found.like], value)
-            return found.stacked(self.algebra, tuple(value.shape)) if isinstance(found, Kept) else found
+            return found.stacked(self.algebra, _shape(value)) if isinstance(found, Kept) else found
         inner = [a for a in args if isinstance(a, fx.GraphModule)]
         if inner and "wrap_with" in str(target):
             at = args.index(inner[0])
@@ -176,8 +176,8 @@ class _Reader:
         handler = OPERATIONS.get(f"{name}_dim" if target._overloadname == "dim" and f"{name}_dim" in OPERATIONS else name)
         if handler is None and (torch.Tag.pointwise in target.tags or name in ENTRYWISE):
             handler = elementwise
-        shapes = tuple(tuple(v.shape) for v in _leaves(value) if isinstance(v, Tensor))
-        if handler is None or any(not isinstance(n, int) for s in shapes for n in s):
+        shapes = tuple(_shape(v) for v in _leaves(value) if isinstance(v, Tensor))
+        if handler is None:
             return self._unknown(name, [args, list(kwargs.values())], value)
         try:
             return handler(Call(name, self.algebra, _bound(target, args, kwargs), shapes))
@@ -213,10 +213,19 @@ class _Reader:
         return _map(value, lambda v: _raw(v) if isinstance(v, Tensor) else v)
 
 
+_UNKNOWN_SIZES: dict[str, int] = {}
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    """Sizes; one that depends on the data stands as a number of its own, and only needs to be equal to itself."""
+    return tuple(
+        n if isinstance(n, int) else _UNKNOWN_SIZES.setdefault(str(n), 1_000_003 + 2 * len(_UNKNOWN_SIZES))
+        for n in value.shape
+    )
+
+
 def _raw(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return Tracked(tuple(int(n) if isinstance(n, int) else -1 for n in value.shape))
+    return Tracked(_shape(value)) if isinstance(value, Tensor) else value
 
 
 def _bound(target: Any, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -583,6 +583,23 @@ def index_put(call: Call) -> Tracked:
     return replace(aligned(found, x.ndim), shape=x.shape, level=frozenset())
 
 
+@operation("one_hot", "isfinite", "isnan", "isinf")
+def of_entries(call: Call) -> Tracked:
+    x = call.algebra.exposed(call.first)
+    if len(call.shape) == x.ndim:
+        return call.algebra.elementwise([x], call.shape)
+    return replace(unsqueezed(x, x.ndim), shape=call.shape, value=None, fixed=False)
+
+
+@operation("_weight_norm", "_weight_norm_interface")
+def weight_norm(call: Call) -> Any:
+    """g v / |v|, the norm over all dimensions but one."""
+    v, g, dim = call.given["v"], call.given["g"], call.get("dim", 0)
+    v = call.algebra.normalised(v, [d for d in range(v.ndim) if d != dim])
+    found = call.algebra.elementwise([v, g], call.shape)
+    return found if len(call.shapes) == 1 else (found, *(Unread(found) for _ in call.shapes[1:]))
+
+
 @operation("embedding")
 def embedding(call: Call) -> Tracked:
     weight, indices = call["weight"], call["indices"]
@@ -703,9 +720,15 @@ def _matmul(algebra: Algebra, a: Tracked, b: Tracked) -> Tracked:
 @operation("einsum")
 def einsum(call: Call) -> Tracked:
     equation, operands = call["equation"].replace(" ", ""), call["tensors"]
-    left, _, out = equation.partition("->")
-    sides = left.split(",")
-    if "." in equation or "->" not in equation or any(len(set(s)) < len(s) for s in sides):
+    left, arrow, right = equation.partition("->")
+    sides = [_subscripts(s, t.ndim) for s, t in zip(left.split(","), operands, strict=True)]
+    dots = max((s for s in sides), key=lambda s: sum(a.isdigit() for a in s))
+    dots = [a for a in dots if a.isdigit()]
+    every = [a for s in sides for a in s if not a.isdigit()]
+    out = [b for a in right.replace("...", ".") for b in (dots if a == "." else [a])]
+    if not arrow:
+        out = [*dots, *sorted(a for a in set(every) if every.count(a) == 1)]
+    if any(len(set(s)) < len(s) for s in sides):
         raise NotUnderstoodError
     if len(operands) == 1:
         x = operands[0]
@@ -724,7 +747,14 @@ def einsum(call: Call) -> Tracked:
             x = call.algebra.reduced(x, gone, [x.shape[letters.index(a)] for a in kept], keepdim=False)
         reduced.append((x, kept))
     (a, la), (b, lb) = reduced
-    return call.algebra.contracted(a, b, la, lb, list(out))
+    return call.algebra.contracted(a, b, la, lb, out)
+
+
+def _subscripts(text: str, ndim: int) -> list[str]:
+    """A letter a dimension; those behind the dots are numbered from the right."""
+    plain = text.replace("...", ".")
+    hidden = ndim - (len(plain) - 1)
+    return [b for a in plain for b in ([str(n) for n in range(hidden - 1, -1, -1)] if a == "." else [a])]
 
 
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, "conv_transpose1d": 1, "conv_transpose2d": 2,
