@@ -181,7 +181,7 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
 
 @small("a weight that is also squared", VECTORS, a=linear(3, 6), b=linear(6, 4), z=linear(4, 2))
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
-    return m["z"](torch.tanh(m["b"](torch.tanh(m["a"](x))))) * (m["b"].weight**2).mean()
+    return m["z"](torch.tanh(m["b"](torch.tanh(m["a"](x))))) * (m["b"].weight ** 2).mean()
 
 
 @small("a row of a weight alone", VECTORS, a=linear(3, 6), b=linear(6, 4), z=linear(4, 2))
@@ -210,7 +210,9 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](torch.relu(m["c"](x)).permute(0, 2, 3, 1).flatten(1))
 
 
-@small("grouped, depthwise, shuffled", IMAGES, c=conv(3, 4), g=conv(4, 8, groups=2), d=conv(8, 8, groups=8), z=linear(8, 2))
+@small(
+    "grouped, depthwise, shuffled", IMAGES, c=conv(3, 4), g=conv(4, 8, groups=2), d=conv(8, 8, groups=8), z=linear(8, 2)
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = torch.relu(m["g"](m["c"](x)))
     h = h.reshape(2, 2, 4, 4, 4).transpose(1, 2).reshape(2, 8, 4, 4)
@@ -222,7 +224,9 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](torch.relu(m["n"](m["c"](x))).amax((2, 3)))
 
 
-@small("dense connections", IMAGES, a=conv(3, 4), b=conv(4, 4), c=conv(8, 4), n=lambda: nn.BatchNorm2d(12), z=linear(12, 2))
+@small(
+    "dense connections", IMAGES, a=conv(3, 4), b=conv(4, 4), c=conv(8, 4), n=lambda: nn.BatchNorm2d(12), z=linear(12, 2)
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     one = torch.relu(m["a"](x))
     two = torch.cat([one, torch.relu(m["b"](one))], 1)
@@ -236,7 +240,14 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](h.mean((2, 3)))
 
 
-@small("a map made of units", VECTORS, a=linear(3, 16), c=conv(4, 4), t=lambda: nn.ConvTranspose2d(4, 4, 2, 2), z=linear(4, 2))
+@small(
+    "a map made of units",
+    VECTORS,
+    a=linear(3, 16),
+    c=conv(4, 4),
+    t=lambda: nn.ConvTranspose2d(4, 4, 2, 2),
+    z=linear(4, 2),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = torch.relu(m["a"](x)).reshape(-1, 4, 2, 2)
     return m["z"](torch.relu(m["t"](m["c"](h))).square().mean((2, 3)))
@@ -256,7 +267,14 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"]((h * gate[:, :, None, None]).amax((2, 3)))
 
 
-@small("instance norm and a prelu", IMAGES, a=conv(3, 4), n=lambda: nn.InstanceNorm2d(4, affine=True), p=lambda: nn.PReLU(4), z=linear(4, 2))
+@small(
+    "instance norm and a prelu",
+    IMAGES,
+    a=conv(3, 4),
+    n=lambda: nn.InstanceNorm2d(4, affine=True),
+    p=lambda: nn.PReLU(4),
+    z=linear(4, 2),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](m["p"](m["n"](m["a"](x))).amax((2, 3)))
 
@@ -272,7 +290,14 @@ def heads(h: Tensor, n: int) -> Tensor:
     return h.unflatten(-1, (n, -1)).transpose(1, 2)
 
 
-ATTENTION = {"a": linear(3, 8), "q": linear(8, 8), "k": linear(8, 8), "v": linear(8, 8), "o": linear(8, 8), "z": linear(8, 2)}
+ATTENTION = {
+    "a": linear(3, 8),
+    "q": linear(8, 8),
+    "k": linear(8, 8),
+    "v": linear(8, 8),
+    "o": linear(8, 8),
+    "z": linear(8, 2),
+}
 
 
 @small("attention", SERIES, **ATTENTION)
@@ -283,7 +308,15 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](h + m["o"](out.transpose(1, 2).flatten(2)))
 
 
-@small("attention by hand, fused, with a bias a head", SERIES, a=linear(3, 8), q=linear(8, 24), o=linear(8, 8), z=linear(8, 2), r=lambda: Raw(2, 4, 4))
+@small(
+    "attention by hand, fused, with a bias a head",
+    SERIES,
+    a=linear(3, 8),
+    q=linear(8, 24),
+    o=linear(8, 8),
+    z=linear(8, 2),
+    r=lambda: Raw(2, 4, 4),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = m["a"](x)
     q, k, v = m["q"](h).reshape(2, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
@@ -291,7 +324,16 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](h + m["o"]((weights @ v).transpose(1, 2).flatten(2)))
 
 
-@small("rotary attention with grouped heads", SERIES, a=linear(3, 8), q=linear(8, 16), k=linear(8, 8), v=linear(8, 8), o=linear(16, 8), z=linear(8, 2))
+@small(
+    "rotary attention with grouped heads",
+    SERIES,
+    a=linear(3, 8),
+    q=linear(8, 16),
+    k=linear(8, 8),
+    v=linear(8, 8),
+    o=linear(16, 8),
+    z=linear(8, 2),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = m["a"](x)
     q, k, v = heads(m["q"](h), 4), heads(m["k"](h), 2), heads(m["v"](h), 2)
@@ -320,13 +362,23 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](m["o"]((weights @ v.transpose(1, 2)).transpose(1, 2)))
 
 
-@small("a token in front and a table of positions", SERIES, a=linear(3, 8), c=lambda: Raw(1, 1, 8), p=lambda: Raw(1, 5, 8), b=linear(8, 8), z=linear(8, 2))
+@small(
+    "a token in front and a table of positions",
+    SERIES,
+    a=linear(3, 8),
+    c=lambda: Raw(1, 1, 8),
+    p=lambda: Raw(1, 5, 8),
+    b=linear(8, 8),
+    z=linear(8, 2),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = torch.cat([m["c"].weight.expand(2, -1, -1), m["a"](x)], 1) + m["p"].weight
     return m["z"](torch.tanh(m["b"](h))[:, 0])
 
 
-@small("mixing tokens and channels", SERIES, a=linear(3, 6), t=linear(4, 5), u=linear(5, 4), b=linear(6, 6), z=linear(6, 2))
+@small(
+    "mixing tokens and channels", SERIES, a=linear(3, 6), t=linear(4, 5), u=linear(5, 4), b=linear(6, 6), z=linear(6, 2)
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = m["a"](x)
     h = h + m["u"](torch.tanh(m["t"](h.transpose(1, 2)))).transpose(1, 2)
@@ -338,7 +390,12 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](m["g"](x)[0])
 
 
-@small("lstm, both ways, two layers, last state", SERIES, g=lambda: nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True), z=linear(4, 2))
+@small(
+    "lstm, both ways, two layers, last state",
+    SERIES,
+    g=lambda: nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True),
+    z=linear(4, 2),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](m["g"](x)[1][0].mean(0))
 
@@ -351,7 +408,15 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](h)
 
 
-@small("experts in a stack", VECTORS, a=linear(3, 4), r=linear(4, 3), u=lambda: Raw(3, 4, 5), d=lambda: Raw(3, 5, 4), z=linear(4, 2))
+@small(
+    "experts in a stack",
+    VECTORS,
+    a=linear(3, 4),
+    r=linear(4, 3),
+    u=lambda: Raw(3, 4, 5),
+    d=lambda: Raw(3, 5, 4),
+    z=linear(4, 2),
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = torch.tanh(m["a"](x))
     gate = torch.softmax(m["r"](h), -1)
@@ -366,7 +431,9 @@ def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["z"](torch.tanh(torch.einsum("bnhd,hde->bnhe", h, m["w"].weight)).flatten(2))
 
 
-@small("a weight that all heads share", SERIES, a=linear(3, 8), b=linear(4, 4), n=lambda: nn.LayerNorm(4), z=linear(8, 2))
+@small(
+    "a weight that all heads share", SERIES, a=linear(3, 8), b=linear(4, 4), n=lambda: nn.LayerNorm(4), z=linear(8, 2)
+)
 def _(m: nn.ModuleDict, x: Tensor) -> Tensor:
     h = torch.tanh(m["a"](x)).unflatten(-1, (2, 4))
     return m["z"](torch.tanh(m["n"](h) + m["b"](h)).flatten(2))

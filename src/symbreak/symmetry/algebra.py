@@ -278,9 +278,7 @@ class Algebra:
         found = self._weighted(x, w, lx, lw, lo, taps, sizes)
         return self._product(x, w, lx, lw, lo, sizes) if found is None else found
 
-    def _product(
-        self, x: Tracked, w: Tracked, lx: Letters, lw: Letters, lo: Letters, sizes: dict[str, int]
-    ) -> Tracked:
+    def _product(self, x: Tracked, w: Tracked, lx: Letters, lw: Letters, lo: Letters, sizes: dict[str, int]) -> Tracked:
         """Both sides are signals: sums of products of units."""
         order = [*lo, *dict.fromkeys(a for a in (*lx, *lw) if a not in lo)]
         several = [_spread(self.exposed(t), letters, order) for t, letters in ((x, lx), (w, lw))]
@@ -309,6 +307,7 @@ class Algebra:
         x = self.only(self.exposed(x), shared)
         touching = [label for label in x.labels if label.dims & set(shared)]
         passing = [label for label in x.labels if not label.dims & set(shared)]
+        owner, weight = w.owner, w.value
         w = self._settled_kernel(w, lw, taps)
         sides = [[a for a in (n + o) if d_in(label, lw, a)] for label in w.labels]
         summed = [label for label in w.labels if any(d_in(label, lw, a) for a in c)]
@@ -317,8 +316,8 @@ class Algebra:
         laid = not any(d_in(label, lx, a) for label in touching for a in n)  # the same units for every n
         kept = [a for a in n + o if sizes[a] > 1]
         whole = sum(map(bool, sides)) <= 1 and all(len(side) == len(kept) for side in sides if side)
-        if w.owner in self._joint or not (laid and whole):
-            self._part(w.owner)
+        if owner in self._joint or not (laid and whole):
+            self._part(owner)
             if not all(self.ledger.is_axis(self.resolved(label)[0]) for label in w.labels):
                 return None
         source = self._source(x, touching, lx, n, c, w, lw, sizes)
@@ -326,22 +325,25 @@ class Algebra:
             return None
         target = self._target(w, lw, n, o, sizes)
         if not (laid and whole):
-            self._joint[w.owner] = [self.resolved(label)[0] for label in (target, source)]
+            self._joint[owner] = [self.resolved(label)[0] for label in (target, source)]
             if summed or not whole:
-                self.entangled.add(w.owner)
+                self.entangled.add(owner)
         order = [lw.index(a) for a in (*n, *o, *c, *taps)]
-        value = numbers(w.value.permute(order))
+        value = numbers(weight.permute(order))
         size = [math.prod(sizes[a] for a in letters) for letters in (n, o, c, taps)]
         value = value.reshape(size)
-        self._weigh(target, source, value, apart=self._raw(x, touching, lx, n), owner=w.owner)
+        self._weigh(target, source, value, apart=self._raw(x, touching, lx, n), owner=owner)
         labels = [*(_moved(label, lx, lo) for label in passing)]
         if target.ids.size > 1:
             labels.append(_moved(target, [*n, *o], lo))
         return Tracked(tuple(sizes[a] for a in lo), tuple(labels))
 
     def _settled_kernel(self, w: Tracked, lw: Letters, taps: Letters) -> Tracked:
-        """Without labels along the positions of a kernel."""
+        """Without labels along the positions of a kernel: each is another one, whatever else the weight is used for."""
         at = {lw.index(a) for a in taps}
+        for label in w.labels:
+            if label.dims & at:
+                self.ledger.apart_if_used(label.ids.reshape(-1))
         return replace(w, labels=tuple(label for label in w.labels if not label.dims & at))
 
     @staticmethod
@@ -435,7 +437,12 @@ class Algebra:
         if len(ids) == value.shape[2]:  # the same units for every n
             self._try(to, to_taps, ids, one_each(ids, taps), value.reshape(rows, *value.shape[2:]), owner)
             return
-        ids, taps = (np.broadcast_to(a, (value.shape[0], value.shape[2])) if a.size == 1 else a.reshape(value.shape[0], value.shape[2]) for a in (ids, taps))
+        ids, taps = (
+            np.broadcast_to(a, (value.shape[0], value.shape[2]))
+            if a.size == 1
+            else a.reshape(value.shape[0], value.shape[2])
+            for a in (ids, taps)
+        )
         taps = np.stack([one_each(i, t) for i, t in zip(ids, taps, strict=True)])
         keys, at = np.unique(np.stack([ids.reshape(-1), taps.reshape(-1)]), axis=1, return_inverse=True)
         at = at.reshape(ids.shape)
@@ -452,9 +459,7 @@ class Algebra:
         if not mask.all():
             self._try(to, to_taps, keys[0], keys[1], mask, owner)
 
-    def _try(
-        self, to: Integers, to_taps: Integers, ids: Integers, taps: Integers, value: Floats, owner: str
-    ) -> None:
+    def _try(self, to: Integers, to_taps: Integers, ids: Integers, taps: Integers, value: Floats, owner: str) -> None:
         try:
             self.ledger.weigh(to, to_taps, ids, taps, value)
         except TooLargeError:
@@ -542,4 +547,3 @@ def _dropped(t: Tracked, gone: set[int], shape: Sequence[int]) -> Tracked:
     kept = [d for d in range(t.ndim) if d not in gone]
     labels = tuple(a.each(lambda x: x.reshape([x.shape[d] for d in kept])) for a in t.labels)
     return t.viewed([t.shape[d] for d in kept], labels, (i for i, d in enumerate(kept) if d in t.level), None)
-

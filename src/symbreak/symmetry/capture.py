@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from symbreak.probe.task import _leaves as outputs
 
 from .algebra import Algebra
 from .operations import (
@@ -55,13 +59,52 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     program = torch.export.export(model, args, dict(kwargs), strict=False).run_decompositions({})
     kinds = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}
     sources = {
-        spec.arg.name: (kinds.get(spec.kind, "input"), spec.target or "") for spec in program.graph_signature.input_specs
+        spec.arg.name: (kinds.get(spec.kind, "input"), spec.target or "")
+        for spec in program.graph_signature.input_specs
     }
     results = tuple(
         ("mutation", spec.target or "") if spec.kind == OutputKind.BUFFER_MUTATION else ("output", "")
         for spec in program.graph_signature.output_specs
     )
     return Captured(program.graph_module, sources, results, program.constants)
+
+
+def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], why: str) -> Captured:
+    """The operations of one call, where the model cannot be exported: sound for calls that go the same way.
+
+    Numbers that the call took out of its tensors to decide its way are what they were in this call.
+    """
+    flat, spec = tree_flatten((args, dict(kwargs)))
+    at = [n for n, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *given: Tensor) -> list[Tensor]:
+        full = list(flat)
+        for n, t in zip(at, given, strict=True):
+            full[n] = t
+        args, kwargs = tree_unflatten(full, spec)
+        return list(outputs(torch.func.functional_call(model, {**parameters, **buffers}, args, kwargs)))
+
+    inputs = (parameters, buffers, *(flat[n] for n in at))
+    graph = make_fx(call, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)(*inputs)
+    for node in list(graph.graph.nodes):
+        if str(node.target) in ("aten.item.default", "aten._local_scalar_dense.default") and not node.users:
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    program = torch.export.export(graph, inputs, strict=False).run_decompositions({})
+    names = iter(
+        [*(("parameter", n) for n in parameters), *(("buffer", n) for n in buffers), *(("input", "") for _ in at)]
+    )
+    sources = {
+        spec.arg.name: next(names) if spec.kind == InputKind.USER_INPUT else ("constant", spec.target or "")
+        for spec in program.graph_signature.input_specs
+    }
+    results = tuple(
+        ("mutation", sources[spec.target][1]) if spec.kind == OutputKind.USER_INPUT_MUTATION else ("output", "")
+        for spec in program.graph_signature.output_specs
+    )
+    return Captured(program.graph_module, sources, results, {**program.state_dict, **program.constants}, (why,))
 
 
 def read(captured: Captured, model: nn.Module, algebra: Algebra) -> None:
@@ -72,7 +115,7 @@ def read(captured: Captured, model: nn.Module, algebra: Algebra) -> None:
     for (kind, name), found in zip(captured.results, flat, strict=True):
         if not isinstance(found, Tracked):
             continue
-        if kind == "output":
+        if kind == "output" or name not in reader.sources:
             algebra.forget(found)
         else:  # a buffer: its axes are units only as far as what is put into it says so
             before = reader.sources[name]
@@ -83,7 +126,9 @@ class _Reader:
     def __init__(self, captured: Captured, model: nn.Module, algebra: Algebra) -> None:
         self.captured, self.model, self.algebra = captured, model, algebra
         self.sources: dict[str, Tracked] = {}
-        self._tensors = {n: t for some in (model.named_buffers, model.named_parameters) for n, t in some(remove_duplicate=False)}
+        self._tensors = {
+            n: t for some in (model.named_buffers, model.named_parameters) for n, t in some(remove_duplicate=False)
+        }
         first: dict[int, str] = {}
         for n, t in (*model.named_parameters(), *model.named_buffers()):
             first.setdefault(id(t), n)
@@ -164,7 +209,7 @@ class _Reader:
         if torch.Tag.nondeterministic_seeded in target.tags and name not in OPERATIONS:
             for t in operands:
                 self.algebra.forget(t)
-            return _map(value, lambda v: replace(_raw(v), random=True))
+            return _map(value, lambda v: replace(_raw(v), random=True) if isinstance(v, Tensor) else v)
         if name in _MADE or all(t.fixed for t in operands):
             known = self._known(target, name, args, kwargs, value)
             if known is not None:
@@ -173,7 +218,9 @@ class _Reader:
             for t in operands:
                 self.algebra.forget(t, f"{name} takes a number out of the graph")
             return value
-        handler = OPERATIONS.get(f"{name}_dim" if target._overloadname == "dim" and f"{name}_dim" in OPERATIONS else name)
+        handler = OPERATIONS.get(
+            f"{name}_dim" if target._overloadname == "dim" and f"{name}_dim" in OPERATIONS else name
+        )
         if handler is None and (torch.Tag.pointwise in target.tags or name in ENTRYWISE):
             handler = elementwise
         shapes = tuple(_shape(v) for v in _leaves(value) if isinstance(v, Tensor))
@@ -256,5 +303,9 @@ def _leaves(thing: Any) -> Iterable[Any]:
 
 def _map(thing: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(thing, tuple | list):
-        return type(thing)([_map(part, change) for part in thing]) if type(thing) in (tuple, list) else [_map(p, change) for p in thing]
+        return (
+            type(thing)([_map(part, change) for part in thing])
+            if type(thing) in (tuple, list)
+            else [_map(p, change) for p in thing]
+        )
     return change(thing)

@@ -14,7 +14,7 @@ from symbreak.probe.borrow import borrow
 from symbreak.probe.task import Task
 
 from .algebra import Algebra
-from .capture import Captured, exported, read
+from .capture import Captured, exported, read, traced
 from .ledger import Ledger
 from .units import Network, SymmetryError
 
@@ -97,11 +97,20 @@ def unit_graph(
 
 
 def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:
+    """By export, or else as one call; what export says against the model is kept."""
     draw = task.draw(0, dtype)
+    root, args, kwargs = model, tuple(draw.args), dict(draw.kwargs)
     if task.objective is not None:
-        root = _Objective(model, task.objective)
-        return exported(root, (draw.raw,), {}), root
-    return exported(model, tuple(draw.args), dict(draw.kwargs)), model
+        root, args, kwargs = _Objective(model, task.objective), (draw.raw,), {}
+    try:
+        return exported(root, args, kwargs), root
+    except Exception as error:  # noqa: BLE001 - export refuses in many ways; one call can still be followed
+        why = f"{_why(error)} What was read is one call, and another batch may go another way."
+    try:
+        return traced(root, args, kwargs, why), root
+    except Exception:
+        model(*args, **kwargs) if root is model else root(*args)  # the user's own mistake shows here
+        raise
 
 
 class _Objective(nn.Module):
@@ -129,7 +138,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 def _why(error: BaseException) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"could not be exported: {type(error).__name__}: {first[:200]}"
+    return f"could not be exported: {type(error).__name__}: {first[:200].removesuffix('.')}."
 
 
 def _axes(algebra: Algebra, prefix: str) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]]:

@@ -54,6 +54,7 @@ class Ledger:
         self._attributes: list[_Attribute] = []
         self._weights: list[_Weights] = []
         self._apart: list[Integers] = []
+        self._apart_if_used: list[Integers] = []
         self.cut: dict[str, str] = {}
 
     # ---- spaces ------------------------------------------------------------------------------------------------
@@ -115,7 +116,9 @@ class Ledger:
         spaces, counts = np.unique(self.space_of(ids), return_counts=True)
         return all(
             count == int((self._parent[start : start + size] == np.arange(start, start + size)).sum())
-            for count, start, size in ((n, self._starts[s], self._sizes[s]) for s, n in zip(spaces, counts, strict=True))
+            for count, start, size in (
+                (n, self._starts[s], self._sizes[s]) for s, n in zip(spaces, counts, strict=True)
+            )
         )
 
     # ---- what is one -------------------------------------------------------------------------------------------
@@ -157,6 +160,10 @@ class Ledger:
         if why is not None:
             self.cut.setdefault(self.name_of(ids), why)
 
+    def apart_if_used(self, axis: Integers) -> None:
+        """The entries of this axis differ, should anything come to use them as units."""
+        self._apart_if_used.append(np.unique(axis))
+
     def attribute(self, ids: Integers, taps: Integers, table: Floats) -> None:
         """Numbers that must agree within a class: [entries, a]."""
         self.use(ids)
@@ -192,8 +199,8 @@ class Ledger:
             if key not in seen:  # a recurrent weight is used at every step, and is one block
                 seen.add(key)
                 blocks += self._blocks(record, alive, tables)
-        for record in self._attributes:
-            self._scatter(record, alive, tables)
+        for carried in self._attributes:
+            self._scatter(carried, alive, tables)
         told = self._told(alive, tables)
         attributes = {self._names[s]: np.concatenate(t, axis=1) for s, t in tables.items() if t}
         return Network(sizes, tuple(blocks), attributes, frozenset(self._names[s] for s in told))
@@ -280,9 +287,7 @@ class Ledger:
         if len(np.unique(units)) < len(alive[space]):
             tables[space].append(np.isin(alive[space], units).astype(np.float64)[:, None])
 
-    def _scatter(
-        self, record: _Attribute, alive: Mapping[int, Integers], tables: dict[int, list[Floats]]
-    ) -> None:
+    def _scatter(self, record: _Attribute, alive: Mapping[int, Integers], tables: dict[int, list[Floats]]) -> None:
         for s, chosen, units in self._groups(record.ids, record.taps):
             self._mark(s, units, alive, tables)
             order = np.lexsort((chosen, units))  # a unit that occurs twice at one tap has two sets of numbers
@@ -296,7 +301,8 @@ class Ledger:
 
     def _told(self, alive: Mapping[int, Integers], tables: dict[int, list[Floats]]) -> set[int]:
         told: set[int] = set()
-        for ids in self._apart:
+        used = (ids for ids in self._apart_if_used if not self._axis[self.resolve(ids, np.zeros_like(ids))[0]].any())
+        for ids in (*self._apart, *used):
             for s, _, units in self._groups(ids, np.zeros_like(ids)):
                 units = np.unique(units)
                 if len(units) == len(alive[s]):

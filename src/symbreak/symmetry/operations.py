@@ -255,7 +255,9 @@ def cut_up(algebra: Algebra, t: Tracked, dim: int, sizes: Sequence[int]) -> list
 @operation("slice", "slice_copy")
 def slice_(call: Call) -> Tracked:
     x, dim = call.first, call.get("dim", 0) % call.first.ndim
-    return chosen(call.algebra, x, dim, range(*slice(call.get("start"), call.get("end"), call.get("step")).indices(x.shape[dim])))
+    return chosen(
+        call.algebra, x, dim, range(*slice(call.get("start"), call.get("end"), call.get("step")).indices(x.shape[dim]))
+    )
 
 
 @operation("narrow", "narrow_copy")
@@ -336,7 +338,10 @@ def joined(algebra: Algebra, parts: Sequence[Tracked], dim: int, shape: Shape) -
     (way,) = {a.dims - {dim} for t in parts for a in t.labels if dim in a.dims}
     laid = [_laid(algebra, t, dim, way) for t in parts]
     full = [max(a.ids.shape[d] for a in laid) if d != dim else 0 for d in range(len(shape))]
-    wide = [a.each(lambda x, a=a: np.broadcast_to(x, [a.ids.shape[dim] if d == dim else n for d, n in enumerate(full)])) for a in laid]
+    wide = [
+        a.each(lambda x, a=a: np.broadcast_to(x, [a.ids.shape[dim] if d == dim else n for d, n in enumerate(full)]))
+        for a in laid
+    ]
     units = [np.unique(algebra.resolved(a)[0]) for a in laid]
     if sum(len(u) for u in units) > len(np.unique(np.concatenate(units))):  # a unit in two parts has two entries
         wide = [Label(a.ids, a.taps * len(wide) + n) for n, a in enumerate(wide)]
@@ -764,6 +769,8 @@ CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, "conv_transpose1d": 1, "c
 @operation(*CONVOLUTIONS)
 def convolution(call: Call) -> Tracked:
     algebra, x, w = call.algebra, call["input"], call["weight"]
+    if w.owner is None:  # a kernel that is computed: its positions are not alike
+        w = algebra.forget(w, dims=range(2, w.ndim))
     spatial = w.ndim - 2
     batched = x.ndim == spatial + 2
     x = algebra.exposed(x if batched else unsqueezed(x, 0))
@@ -884,7 +891,9 @@ def _cell(algebra: Algebra, x: Tracked, params: Sequence[Tracked], gates: int, s
     algebra.ledger.use(units)
     hidden = Tracked((1, n), (Label(units[None, :], np.zeros((1, n), np.int64)),))
     for s in start:
-        hidden = algebra.elementwise([hidden, s if s.ndim == 2 else unsqueezed(s, 0)], (max(1, s.shape[0]) if s.ndim == 2 else 1, n))
+        hidden = algebra.elementwise(
+            [hidden, s if s.ndim == 2 else unsqueezed(s, 0)], (max(1, s.shape[0]) if s.ndim == 2 else 1, n)
+        )
     hidden = replace(hidden, shape=(1, n))
     for p in (w_ih, w_hh, *biases):  # [gates x units, ...]
         axis = next((a for a in p.labels if 0 in a.dims), None)

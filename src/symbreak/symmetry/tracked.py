@@ -61,7 +61,9 @@ class Tracked:
     def varies(self, dim: int) -> bool:
         return self.shape[dim] > 1 and dim not in self.level
 
-    def viewed(self, shape: Sequence[int], labels: Iterable[Label], level: Iterable[int], value: Tensor | None) -> Tracked:
+    def viewed(
+        self, shape: Sequence[int], labels: Iterable[Label], level: Iterable[int], value: Tensor | None
+    ) -> Tracked:
         """The same entries in another shape; labels that no longer vary are gone."""
         kept = tuple(label for label in labels if label.ids.size > 1)
         return replace(self, shape=tuple(shape), labels=kept, level=frozenset(level), value=value)
@@ -107,9 +109,7 @@ def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
     return found
 
 
-def _reshaped_label(
-    t: Tracked, label: Label, shape: Sequence[int], groups: list[tuple[list[int], list[int]]]
-) -> Label:
+def _reshaped_label(t: Tracked, label: Label, shape: Sequence[int], groups: list[tuple[list[int], list[int]]]) -> Label:
     ids, taps = label.ids, label.taps
     target = [1] * len(shape)
     for old, new in groups:
@@ -135,7 +135,11 @@ def settled(label: Label) -> Label:
         if ids.shape[d] == 1 or not (ids == first).all():
             continue
         moved = taps - np.take(taps, [0], axis=d)
-        pattern = moved.reshape(-1)[:1] if moved.ndim == 0 else moved[tuple(slice(None) if k == d else slice(0, 1) for k in range(moved.ndim))]
+        pattern = (
+            moved.reshape(-1)[:1]
+            if moved.ndim == 0
+            else moved[tuple(slice(None) if k == d else slice(0, 1) for k in range(moved.ndim))]
+        )
         if (moved == pattern).all() and len(np.unique(pattern)) in (1, ids.shape[d]):
             ids, taps = first, np.take(taps, [0], axis=d)
     return Label(ids, taps)
