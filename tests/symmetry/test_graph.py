@@ -1,4 +1,4 @@
-"""Classes read off a graph against training: what is proved stays proved, over every small model and symmetric starts."""
+"""Classes read off a graph against training: what is proved stays, over small models and symmetric starts."""
 
 from __future__ import annotations
 

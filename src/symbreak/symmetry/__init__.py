@@ -1,4 +1,4 @@
-"""WHICH UNITS ARE ONE: a model's spaces of units and the weights between them, in; a partition and a proof of it, out."""
+"""WHICH UNITS ARE ONE: a model in; its spaces of units, a partition of them, and a proof of it out."""
 
 from .certificate import Certificate, certify, verify
 from .graph import Axis, UnitGraph, unit_graph

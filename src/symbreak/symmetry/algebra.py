@@ -8,7 +8,7 @@ for that; whatever does not treat them alike tells them apart, and then there is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -115,12 +115,11 @@ class Algebra:
         ids_b, taps_b = self.resolved(b)
         if np.array_equal(ids_a, ids_b) and np.array_equal(taps_a, taps_b):
             return a
-        shaped: Callable[[Integers, Integers], Label] = lambda ids, taps: Label(ids.reshape(shape), taps.reshape(shape))
         for ids, taps, axis in ((ids_a, taps_a, ids_b), (ids_b, taps_b, ids_a)):
             if self.ledger.is_axis(axis) and _alone(axis) and not np.intersect1d(ids, axis).size:
                 taps = one_each(ids, taps)
                 self.ledger.stand_for(axis, ids, taps)
-                return shaped(ids, taps)
+                return Label(ids.reshape(shape), taps.reshape(shape))
         if not taps_a.any() and not taps_b.any() and self.ledger.unify(ids_a, ids_b):
             return a
         pairs = self.ledger.fresh(self.where, len(ids_a))
@@ -132,7 +131,7 @@ class Algebra:
             why = f"{len(pairs)} pairs of units are too many for a table"
             for ids in (ids_a, ids_b, pairs):
                 self.ledger.tell_apart(ids, why)
-        return shaped(pairs, none)
+        return Label(pairs.reshape(shape), none.reshape(shape))
 
     def _copies(self, target: Integers, source: Integers, taps: Integers) -> None:
         """Every target entry is fed by the one source entry at its place."""
@@ -193,7 +192,7 @@ class Algebra:
 
     # ---- over units and over positions -------------------------------------------------------------------------
 
-    def reduced(self, t: Tracked, dims: Iterable[int], shape: Sequence[int], *, keepdim: bool) -> Tracked:
+    def reduced(self, t: Tracked, dims: Iterable[int], *, keepdim: bool) -> Tracked:
         """A symmetric function (sum, mean, norm, largest value) of the entries along some dimensions."""
         t = self.exposed(t)
         gone = {d % t.ndim for d in dims} if t.ndim else set()
@@ -204,7 +203,7 @@ class Algebra:
                 labels.append(left)
         full = tuple(1 if d in gone else n for d, n in enumerate(t.shape))
         found = Tracked(full, tuple(labels), t.level - gone, random=t.random)
-        return found if keepdim else _dropped(found, gone, shape)
+        return found if keepdim else _dropped(found, gone)
 
     def _summed(self, label: Label, gone: set[int]) -> Label | None:
         """The label of sums over the units of some dimensions; None where nothing of it is left."""
@@ -234,7 +233,7 @@ class Algebra:
         return Label(sums.reshape(shape), np.zeros(shape, np.int64))
 
     def normalised(self, t: Tracked, dims: Iterable[int]) -> Tracked:
-        """Entries divided, shifted or compared by symmetric functions of those along some dimensions (norms, softmax)."""
+        """Entries divided or shifted by symmetric functions of those along some dimensions (norms, softmax)."""
         t = self.exposed(t)
         gone = {d % t.ndim for d in dims}
         for label in t.labels:
@@ -362,7 +361,7 @@ class Algebra:
         lw: Letters,
         sizes: dict[str, int],
     ) -> Label | None:
-        """Units and taps of what is summed over, [n..., c...]; the axes of w that run over it come to stand for them."""
+        """Units and taps of what is summed over, [n..., c...]; the axes of w that run over it stand for them."""
         axes = [label for label in w.labels if any(d_in(label, lw, a) for a in c)]
         if len(axes) > 1 or (not axes and any(sizes[a] > 1 for a in c)):
             return None
@@ -543,7 +542,7 @@ def _groups(labels: list[tuple[Label, int]]) -> list[list[tuple[Label, int]]]:
     return found
 
 
-def _dropped(t: Tracked, gone: set[int], shape: Sequence[int]) -> Tracked:
+def _dropped(t: Tracked, gone: set[int]) -> Tracked:
     kept = [d for d in range(t.ndim) if d not in gone]
     labels = tuple(a.each(lambda x: x.reshape([x.shape[d] for d in kept])) for a in t.labels)
     return t.viewed([t.shape[d] for d in kept], labels, (i for i, d in enumerate(kept) if d in t.level), None)

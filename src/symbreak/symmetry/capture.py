@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,24 +15,19 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from symbreak.probe.task import _leaves as outputs
 
+from . import positions, sums, totals, views  # noqa: F401  each puts its operations on the list
 from .algebra import Algebra
-from .operations import (
-    ENTRYWISE,
-    OPERATIONS,
-    Call,
-    Kept,
-    NotUnderstoodError,
-    Unread,
-    constant,
-    elementwise,
-    tensors,
-)
+from .operations import ENTRYWISE, OPERATIONS, Call, NotUnderstoodError, Unread, constant, elementwise, tensors
+from .recurrent import Kept
 from .tracked import Tracked
 
 _MADE = frozenset(
-    "zeros ones full empty arange linspace eye zeros_like ones_like full_like empty_like new_zeros new_ones new_full "
-    "new_empty scalar_tensor tril_indices triu_indices logspace".split()
-)
+    {
+        "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like",
+        "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "tril_indices",
+        "triu_indices", "logspace",
+    }
+)  # fmt: skip
 _SMALL = 1 << 24  # constants with more entries are not computed
 
 
@@ -193,7 +187,7 @@ class _Reader:
             return self.run(inner[0], args[at + 1 :])
         if not isinstance(target, torch._ops.OpOverload):
             return self._plain(node, args, kwargs)
-        return self._operation(node, target, args, kwargs, value)
+        return self._operation(target, args, kwargs, value)
 
     def _plain(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Arithmetic on sizes, and calls that hide a graph."""
@@ -201,7 +195,7 @@ class _Reader:
             return node.meta.get("val") if node.meta.get("val") is not None else node.target(*args, **kwargs)  # type: ignore[operator]
         return self._unknown(str(node.target), [args, list(kwargs.values())], node.meta.get("val"))
 
-    def _operation(self, node: fx.Node, target: Any, args: Any, kwargs: Any, value: Any) -> Any:
+    def _operation(self, target: Any, args: Any, kwargs: Any, value: Any) -> Any:
         name = target._schema.name.split("::")[-1]
         if name.startswith(("_assert", "sym_", "_check")):
             return value
@@ -230,9 +224,7 @@ class _Reader:
             return handler(Call(name, self.algebra, _bound(target, args, kwargs), shapes))
         except NotUnderstoodError:
             return self._unknown(name, [args, list(kwargs.values())], value)
-        except Exception:  # noqa: BLE001 - a form of the operation that its rule did not foresee is not understood either
-            if os.environ.get("SYMBREAK_GRAPH_DEBUG"):
-                raise
+        except Exception:  # noqa: BLE001 - a form that the rule did not foresee is not understood
             return self._unknown(name, [args, list(kwargs.values())], value)
 
     def _known(self, target: Any, name: str, args: Any, kwargs: Any, value: Any) -> Any:
@@ -245,9 +237,8 @@ class _Reader:
                 args = (torch.zeros(1, dtype=leaves[0].dtype), *args[1:])
             else:
                 args = (torch.zeros(leaves[0].shape, dtype=leaves[0].dtype), *args[1:])
-        plain = lambda t: t.value if isinstance(t, Tracked) else t
         try:
-            found = target(*_map(args, plain), **{k: _map(v, plain) for k, v in kwargs.items()})
+            found = target(*_map(args, _numbers), **{k: _map(v, _numbers) for k, v in kwargs.items()})
         except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError):
             return None
         if name in ("empty", "empty_like", "new_empty"):
@@ -263,12 +254,16 @@ class _Reader:
 _UNKNOWN_SIZES: dict[str, int] = {}
 
 
-def _shape(value: Tensor) -> tuple[int, ...]:
+def _shape(value: Any) -> tuple[int, ...]:
     """Sizes; one that depends on the data stands as a number of its own, and only needs to be equal to itself."""
     return tuple(
         n if isinstance(n, int) else _UNKNOWN_SIZES.setdefault(str(n), 1_000_003 + 2 * len(_UNKNOWN_SIZES))
         for n in value.shape
     )
+
+
+def _numbers(thing: Any) -> Any:
+    return thing.value if isinstance(thing, Tracked) else thing
 
 
 def _raw(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The unit graph of a model: its spaces of units, the weights between them, and which axis of which tensor holds them."""
+"""The unit graph of a model: spaces of units, the weights between them, and which axis of which tensor holds them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def unit_graph(
         except Exception as error:  # noqa: BLE001 - whatever export or the model raises is told, and nothing proved
             return UnitGraph(Network({}, ()), {}, (), {"model": _why(error)})
         read(captured, root, algebra)
-        algebra.ledger.cut.update({"model": leak for leak in captured.leaks})
+        algebra.ledger.cut.update(dict.fromkeys(["model"], captured.leaks[0]) if captured.leaks else {})
         network = algebra.ledger.network()
         axes, entangled = _axes(algebra, "" if root is model else "model.")
     return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled)

@@ -60,7 +60,7 @@ class Ledger:
     # ---- spaces ------------------------------------------------------------------------------------------------
 
     def fresh(self, name: str, size: int, *, axis: bool = False) -> Integers:
-        """A new space. `axis`: an axis of a tensor, which becomes units, or stands for other units, at its first use."""
+        """A new space. `axis`: an axis of a tensor, which becomes units, or stands for others, at its first use."""
         start = len(self._parent)
         self._names.append(self._unused(name))
         self._starts.append(start)
