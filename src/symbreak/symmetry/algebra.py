@@ -29,10 +29,12 @@ class Algebra:
     Attributes:
         breakers: what tears classes apart without being a weight.
         where: name of the module that runs, for the names of new spaces.
+        prefix: what names of tensors and modules start with, and names of spaces do not.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, prefix: str = "") -> None:
         self.ledger = ledger
+        self.prefix = prefix
         self.breakers: dict[str, None] = {}
         self.where = ""
         self.axes: dict[str, tuple[Integers | None, ...]] = {}
@@ -48,7 +50,9 @@ class Algebra:
         if name not in self.axes:
             self._values[name] = value
             self.axes[name] = tuple(
-                self.ledger.fresh(_axis_name(name, k, value.dim()), n, axis=True) if n > 1 else None
+                self.ledger.fresh(_axis_name(name.removeprefix(self.prefix), k, value.dim()), n, axis=True)
+                if n > 1
+                else None
                 for k, n in enumerate(value.shape)
             )
         labels = []

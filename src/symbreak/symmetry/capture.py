@@ -175,7 +175,7 @@ class _Reader:
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target, value = node.target, node.meta.get("val")
-        self.algebra.where = _module(node) or self.algebra.where or "model"
+        self.algebra.where = _module(node).removeprefix(self.algebra.prefix) or self.algebra.where or "model"
         if target is operator.getitem:
             found = args[0][args[1]]
             if isinstance(found, Unread):

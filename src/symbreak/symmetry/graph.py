@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symbreak.errors import SymbreakError
 from symbreak.probe import unwrap
 from symbreak.probe.borrow import borrow
-from symbreak.probe.task import Task
+from symbreak.probe.task import Task, explain_forward_error
 
 from .algebra import Algebra
 from .capture import Captured, exported, read, traced
@@ -84,15 +85,17 @@ def unit_graph(
     _require_finite(model)
     with borrow(model, [f for f in (loss, objective) if f is not None], _dtype(model)) as held, held.scratch():
         task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
-        algebra = Algebra(Ledger())
+        algebra = Algebra(Ledger(), "" if objective is None else _Objective.PREFIX)
         try:
             captured, root = _captured(model, task, held.dtype)
-        except Exception as error:  # noqa: BLE001 - whatever export or the model raises is told, and nothing proved
+        except SymbreakError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the reading of one call raises is told, and nothing proved
             return UnitGraph(Network({}, ()), {}, (), {"model": _why(error)})
         read(captured, root, algebra)
         algebra.ledger.cut.update(dict.fromkeys(["model"], captured.leaks[0]) if captured.leaks else {})
         network = algebra.ledger.network()
-        axes, entangled = _axes(algebra, "" if root is model else "model.")
+        axes, entangled = _axes(algebra)
     return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled)
 
 
@@ -107,14 +110,16 @@ def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Capture
     except Exception as error:  # noqa: BLE001 - export refuses in many ways; one call can still be followed
         why = f"{_why(error)} What was read is one call, and another batch may go another way."
     try:
-        return traced(root, args, kwargs, why), root
-    except Exception:
-        model(*args, **kwargs) if root is model else root(*args)  # the user's own mistake shows here
-        raise
+        root(*args, **kwargs)
+    except Exception as error:
+        raise explain_forward_error(error, model) from error
+    return traced(root, args, kwargs, why), root
 
 
 class _Objective(nn.Module):
     """The user's objective as a module, so that the loss is part of the graph."""
+
+    PREFIX = "model."
 
     def __init__(self, model: nn.Module, objective: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -141,11 +146,11 @@ def _why(error: BaseException) -> str:
     return f"could not be exported: {type(error).__name__}: {first[:200].removesuffix('.')}."
 
 
-def _axes(algebra: Algebra, prefix: str) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]]:
+def _axes(algebra: Algebra) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]]:
     axes, entangled = {}, set()
     for name, ids in algebra.axes.items():
         found = [((), 1) if one is None else algebra.ledger.layout(one) for one in ids]
-        axes[name.removeprefix(prefix)] = tuple(Axis(*layout) if layout else Axis(()) for layout in found)
+        axes[name.removeprefix(algebra.prefix)] = tuple(Axis(*layout) if layout else Axis(()) for layout in found)
         if name in algebra.entangled or None in found:
-            entangled.add(name.removeprefix(prefix))
+            entangled.add(name.removeprefix(algebra.prefix))
     return axes, frozenset(entangled)

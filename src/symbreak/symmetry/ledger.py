@@ -137,7 +137,8 @@ class Ledger:
         spaces_a, spaces_b = np.unique(self.space_of(a)), np.unique(self.space_of(b))
         if np.intersect1d(spaces_a, spaces_b).size:
             return False
-        if len(spaces_a) < len(spaces_b) or (len(spaces_a) == len(spaces_b) and self._axis[a].all()):
+        newer = bool(self._axis[a].all()) or (not self._axis[b].all() and a.min() > b.min())
+        if len(spaces_a) < len(spaces_b) or (len(spaces_a) == len(spaces_b) and newer):  # the older name stays
             a, b, spaces_b = b, a, spaces_a
         if len(spaces_b) > 1:
             self.attribute(a, np.zeros_like(a), self.space_of(b).astype(np.float64)[:, None])

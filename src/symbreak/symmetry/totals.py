@@ -14,7 +14,7 @@ from .operations import (
     operation,
     words,
 )
-from .tracked import Tracked, reshaped
+from .tracked import Tracked, aligned, reshaped
 
 REDUCTIONS = words("sum mean var std amax amin norm logsumexp any all prod max min var_mean std_mean "
                    "linalg_vector_norm count_nonzero nansum nanmean")  # fmt: skip
@@ -87,3 +87,25 @@ def weight_norm(call: Call) -> Any:
     v = call.algebra.normalised(v, [d for d in range(v.ndim) if d != dim])
     found = call.algebra.elementwise([v, g], call.shape)
     return found if len(call.shapes) == 1 else (found, *(Unread(found) for _ in call.shapes[1:]))
+
+
+@operation("cosine_similarity")
+def cosine_similarity(call: Call) -> Tracked:
+    algebra, (a, b), dim = call.algebra, call.tracked, call.get("dim", 1)
+    shape = tuple(max(m, n) for m, n in zip(a.shape, aligned(b, a.ndim).shape, strict=True))
+    return algebra.reduced(algebra.elementwise([a, b], shape), [dim], keepdim=False)
+
+
+@operation(
+    *words(
+        "cross_entropy_loss nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward ctc_loss kl_div "
+        "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits "
+        "cosine_embedding_loss margin_ranking_loss triplet_margin_loss soft_margin_loss multi_margin_loss"
+    )
+)
+def loss(call: Call) -> Any:
+    """Targets may differ from unit to unit, so what meets them is told apart."""
+    for t in call.tracked:
+        call.algebra.forget(t)
+    found = tuple(Tracked(s) for s in call.shapes)
+    return found if len(found) > 1 else found[0]
