@@ -4,7 +4,8 @@ Without names it takes the sixty of `public.txt`. A line a model: understood who
 units and classes; what was cut out and why; where the probe saw copies without a class, or a class fall apart. The
 shares follow. `--plant N` also copies a unit onto another one in N spaces of each model, reads the graph anew, and
 trains: a class that training tears apart is a wrong proof, and copies that stay together without one were not seen.
-The exit code is 1 for any of these.
+`--symmetric` starts each model with few kinds of rows and columns, so that classes are many and large, trains, and
+asks that they still hold. The exit code is 1 for any of these.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from torch import nn
 from real_models import zoo
 from real_models.measure import generic_loss
 from symbreak.records import Trace
-from symbreak.symmetry import UnitGraph, certify, coarsest, unit_graph
+from symbreak.symmetry import UnitGraph, algebra, certify, coarsest, unit_graph
 from symbreak.symmetry.units import Network, Partition
 
 STEPS, RATE = 5, 1e-3
@@ -46,6 +47,7 @@ class Row:
     planted: int = 0
     torn: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    symmetric: str = ""
     seconds: float = 0.0
 
 
@@ -55,6 +57,8 @@ def main() -> int:
     rows = []
     for name in options.names or zoo.public_names():
         row = examined(name, probe=not options.no_probe, plant=options.plant)
+        if options.symmetric and row.understood == "whole":
+            symmetric(name, row)
         rows.append(row)
         print(as_text(row, options.verbose), flush=True)
     print(shares(rows))
@@ -66,6 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--no-probe", action="store_true", help="only read the graphs")
     parser.add_argument("--plant", type=int, default=0, metavar="N", help="copy units in N spaces of each, and train")
+    parser.add_argument("--symmetric", action="store_true", help="train from a start with many classes")
     parser.add_argument("--verbose", action="store_true", help="every cut, not the first three")
     return parser.parse_args()
 
@@ -156,6 +161,64 @@ def planted(name: str, graph: UnitGraph, number: int, row: Row) -> None:
         row.unseen += unseen[:1]
     if not unseen:
         row.torn += [f"{s} {u} {v}: {d:.1e}" for (s, u, v), d in apart.items() if d > APART][:1]
+
+
+# ---- a start with many classes ---------------------------------------------------------------------------------------
+
+HELD = 1e-8  # largest difference within a class, over the largest number of its table
+
+
+def symmetric(name: str, row: Row) -> None:
+    """Few kinds of rows and columns in every tensor; the classes of this start are asked for again after training."""
+    case = zoo.build(name)
+    model = case.model.double()
+    quiet(model)
+    few_kinds(model)
+    wide, algebra.WIDE = algebra.WIDE, 10**9  # attributes as numbers, which round-off moves only a little
+    try:
+        graph = unit_graph(model, in_double(case.batch), objective=case.objective)
+        classes = coarsest(graph.network)
+        train(case, model)
+        again = unit_graph(model, in_double(case.batch), objective=case.objective)
+    except Exception as error:
+        row.symmetric = f"not tried: {type(error).__name__}: {error}".splitlines()[0][:120]
+        return
+    finally:
+        algebra.WIDE = wide
+    merged = sum(len(c) - len(set(c.tolist())) for c in classes.values())
+    where, worst = largest_defect(again.network, classes)
+    row.symmetric = f"{merged} of {row.units} units merged, defect {worst:.0e}"
+    if worst > HELD:
+        row.torn.append(f"symmetric start: {where}: {worst:.1e}")
+
+
+@torch.no_grad()
+def few_kinds(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        for k in range(min(p.dim(), 2)):
+            kinds = torch.randint(0, 2, (p.shape[k],), generator=generator)
+            p.copy_(p.index_select(k, kinds.clamp(max=p.shape[k] - 1)))
+
+
+def largest_defect(network: Network, classes: Partition) -> tuple[str, float]:
+    """Where the classes hold least: the largest difference of class sums or attributes within a class, relative."""
+    found = [("", 0.0)]
+    for space, table in network.attributes.items():
+        found.append((f"attributes of {space}", spread(table, classes[space])))
+    for b in network.blocks:
+        taps = b.weight if b.weight.ndim == 3 else b.weight[..., None]
+        source, target = (np.eye(c.max(initial=0) + 1)[c] for c in (classes[b.source], classes[b.target]))
+        for k in range(taps.shape[2]):
+            here = f"{b.source} > {b.target}"
+            found.append((here, spread(taps[..., k] @ source, classes[b.target])))
+            found.append((here, spread(taps[..., k].T @ target, classes[b.source])))
+    return max(found, key=lambda one: one[1])
+
+
+def spread(table: np.ndarray, classes: np.ndarray) -> float:
+    widest = max((float(np.ptp(table[classes == c], axis=0).max(initial=0.0)) for c in np.unique(classes)), default=0.0)
+    return widest / max(float(np.abs(table).max(initial=0.0)), 1e-30)
 
 
 TRIES = 60
@@ -261,6 +324,7 @@ def train(case: zoo.Case, model: nn.Module) -> None:
         torch.manual_seed(step)
         sgd.zero_grad()
         generic_loss(case, in_double(case.draw(step))).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)  # one number for all: it keeps every class
         sgd.step()
 
 
@@ -278,6 +342,7 @@ def as_text(row: Row, verbose: bool = False) -> str:
         f"{row.name:38} {row.understood:10} {row.spaces:4} spaces {row.units:6} units {row.classes:6} classes "
         f"{row.seconds:6.1f} s" + (f"  {row.planted} planted" if row.planted else "")
     )
+    head += f"  {row.symmetric}" if row.symmetric else ""
     lines = [f"    cut {where}: {why}" for where, why in row.cut.items()]
     more = lines if verbose else lines[:3]
     if len(lines) > len(more):
