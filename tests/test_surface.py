@@ -15,6 +15,7 @@ def test_public_names() -> None:
         "Explanation",
         "Finding",
         "Plan",
+        "Quotient",
         "RaceResult",
         "Report",
         "SymbreakError",
@@ -24,6 +25,7 @@ def test_public_names() -> None:
         "fix",
         "init_",
         "nets",
+        "quotient",
         "race",
         "schemes",
     ]

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from .records import Finding
     from .remedies import Plan
     from .report import Report
+    from .symmetry.quotient import Quotient, quotient
 
 __all__ = [
     "Explanation",
     "Finding",
     "Plan",
+    "Quotient",
     "RaceResult",
     "Report",
     "SymbreakError",
@@ -37,6 +39,7 @@ __all__ = [
     "fix",
     "init_",
     "nets",
+    "quotient",
     "race",
     "schemes",
 ]
@@ -53,6 +56,8 @@ _WHERE = {
     "nets": ".nets",
     "Plan": ".remedies",
     "Report": ".report",
+    "quotient": ".symmetry.quotient",
+    "Quotient": ".symmetry.quotient",
     "schemes": ".schemes",
 }
 
