@@ -7,9 +7,12 @@ those of the full one, at the start and at a random point with the same classes,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +26,7 @@ from symbreak.probe.passes import Runner, UsersCodeError
 from symbreak.probe.task import Task, explain_forward_error
 from symbreak.records import Asked
 
-from .certificate import Certificate, certify
+from .certificate import LEVELS, Certificate, certify
 from .fold import Fold, fold_of
 from .graph import Axis, UnitGraph, unit_graph
 from .places import axes_of, fixed_spaces, out_axes, places_of
@@ -112,7 +115,7 @@ class Quotient:
         torn = self.certificate.breakers(updates)
         if not self.merged:
             return True
-        even = self.certificate.level == "block-constant" or not self._starts
+        even = not self._starts
         return not torn and all(u.lower() in ALIKE and (even or u.lower() not in _NONLINEAR) for u in updates)
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
@@ -249,14 +252,13 @@ def quotient_of(
         problem = sides.difference(attempt)
         if problem is None:
             return attempt.finished(graph, kept)
-        shrinking = attempt.shrinking
-        if not shrinking:
+        if not attempt.shrinking:
             raise QuotientError(
                 f"a plain copy of {type(model).__name__} does not compute what the model computes: {problem}. Its "
                 "forward refers to something outside the module, or is not the same twice. Make it deterministic."
             )
-        space = _culprit(model, graph, kept, level, seed, shrinking, sides)
-        kept[space] = problem
+        space = _culprit(model, graph, kept, level, seed, attempt.shrinking, sides)
+        kept |= dict.fromkeys(_alike(space, attempt.shrinking, model), problem)
 
 
 def _asked_by(model: nn.Module, report: Reported | None) -> Asked | None:
@@ -278,9 +280,20 @@ def _culprit(
     while bad - good > 1:
         middle = (good + bad) // 2
         apart = dict(kept) | dict.fromkeys(shrinking[middle:], "")
-        fails = sides.difference(_Attempt.of(model, graph, apart, level, seed)) is not None
+        fails = sides.difference(_Attempt.of(model, graph, apart, level, seed), quick=True) is not None
         good, bad = (good, middle) if fails else (middle, bad)
     return shrinking[bad - 1]
+
+
+def _alike(space: str, spaces: Iterable[str], model: nn.Module) -> Iterator[str]:
+    """This space and those at the same place of another copy of its module: the same code runs there."""
+    modules = dict(model.named_modules())
+    pattern = re.sub(r"\d+", "*", space)
+    kind = type(modules.get(space.rpartition(".")[0]))
+    for other in spaces:
+        parent = other.rpartition(".")[0]
+        if other == space or (parent and re.sub(r"\d+", "*", other) == pattern and type(modules.get(parent)) is kind):
+            yield other
 
 
 # ---- one attempt -----------------------------------------------------------------------------------------------------
@@ -333,20 +346,26 @@ class _Attempt:
         return tuple(s for s, c in self.partition.items() if int(c.max(initial=-1)) + 1 < len(c))
 
     def finished(self, graph: UnitGraph, kept: Mapping[str, str]) -> Quotient:
-        level: Level = self.level if self.uneven else "block-constant"
         full = self.full.state_dict(keep_vars=True)
         starts = {n: (full[n].detach().double().clone(), self.starts[n]) for n in sorted(self.uneven) if n in full}
         return Quotient(
             model=self.small,
             widths={layer: self._width(weight, axis) for layer, weight, axis in out_axes(self.full)},
             kept=dict(kept),
-            certificate=certify(self.network, self.partition, level=level),
+            certificate=self._proved(),
             multiplicity=dict(self._multiplicities()),
             breakers=graph.breakers,
             _folds=self.folds,
             _starts=starts,
             _others={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in full.items()},
         )  # fmt: skip
+
+    def _proved(self) -> Certificate:
+        """At the finest level that holds. One channel a kernel is a diagonal block: even, and not block-constant."""
+        for finer in LEVELS[:0:-1] if not self.uneven else ():
+            with contextlib.suppress(SymmetryError):
+                return certify(self.network, self.partition, level=finer)
+        return certify(self.network, self.partition, level=self.level)
 
     def _width(self, weight: str, axis: int) -> tuple[int, int]:
         units = self.full.get_parameter(weight).shape[axis]
@@ -395,57 +414,77 @@ def _rest(tensor: Tensor) -> nn.Parameter:
 # ---- both sides, compared --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
 class _Sides:
-    """Runs the full and the small network on the same batch and says where they differ."""
+    """Runs the full and the small network on the same batch, at several points, and says where they differ."""
 
-    model: nn.Module
-    batch: Any
-    loss: Callable[..., Tensor] | None
-    objective: Callable[..., Tensor] | None
-    seed: int
+    def __init__(
+        self, model: nn.Module, batch: Any, loss: Callable[..., Tensor] | None,
+        objective: Callable[..., Tensor] | None, seed: int,
+    ) -> None:  # fmt: skip
+        self.model, self._batch, self._loss, self._objective, self._seed = model, batch, loss, objective, seed
+        self._values = {name: p.detach().double() for name, p in model.named_parameters()}
+        self._first: _Point | None = (
+            None  # random, with the classes of the first attempt, so that all attempts have them
+        )
 
-    def difference(self, attempt: _Attempt) -> str | None:
-        """None where outputs and gradients agree at the start and at a random point with the same classes."""
-        for away in (False, True):
-            small, full = self._point(attempt, away)
-            wanted = self._run(self.model, full, theirs=True)
-            try:
-                got = self._run(attempt.small, small, theirs=False)
-            except UsersCodeError as error:
-                text = str(error.cause).strip().split("\n")[0]
-                return f"with fewer units the forward raises {type(error.cause).__name__}: {text[:120]}"
-            problem = _compare(wanted, got, attempt.folds)
-            if problem is not None:
-                return problem
-        return None
+    def difference(self, attempt: _Attempt, *, quick: bool = False) -> str | None:
+        """None where outputs and gradients agree at the start and at a random point with the same classes.
 
-    def _point(self, attempt: _Attempt, away: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights of both sides, in float64: as they are, or every entry of the small ones moved a little."""
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        small, full = {}, {}
-        for name, p in self.model.named_parameters():
-            value = p.detach().double()
+        Args:
+            quick: at one random point alone, which is the same for all attempts; the full network is run there once.
+        """
+        if self._first is None:
+            self._first = self._moved(attempt)
+        problem = self._at(self._first, attempt)
+        if problem is not None or quick:
+            return problem
+        return self._at(self._start, attempt) or self._at(self._moved(attempt), attempt)
+
+    @functools.cached_property
+    def _start(self) -> _Point:
+        return _Point({}, self._run(self.model, self._values))
+
+    def _moved(self, attempt: _Attempt) -> _Point:
+        """Every entry of the small network moved by a random part of its tensor's size."""
+        generator = torch.Generator().manual_seed(self._seed + 1)
+        moves = {}
+        for name, value in self._values.items():
             start = attempt.starts.get(name, value)
             size = float(start.square().mean().sqrt()) if start.numel() else 0.0
             noise = torch.randn(start.shape, generator=generator, dtype=torch.float64).to(start.device)
-            move = noise * (_NOISE * (size or 1.0) * away)
-            small[name] = start + move
-            full[name] = value + (attempt.folds[name].spread(move) if name in attempt.folds else move)
-        return small, full
+            move = noise * _NOISE * (size or 1.0)
+            moves[name] = attempt.folds[name].spread(move) if name in attempt.folds else move
+        return _Point(moves, self._run(self.model, {name: v + moves[name] for name, v in self._values.items()}))
 
-    def _run(self, model: nn.Module, values: Mapping[str, Tensor], *, theirs: bool) -> _Results:
-        with borrow(model, (self.loss, self.objective), torch.float64) as held:
-            task = Task(held.model, self.batch, self.loss, self.objective, seed=self.seed)
-            runner = Runner(held, task, self.seed)
+    def _at(self, point: _Point, attempt: _Attempt) -> str | None:
+        values = {name: attempt.starts.get(name, value) for name, value in self._values.items()}
+        for name, move in point.moves.items():
+            values[name] = values[name] + (attempt.folds[name].first(move) if name in attempt.folds else move)
+        try:
+            return _compare(point.results, self._run(attempt.small, values), attempt.folds)
+        except UsersCodeError as error:
+            text = str(error.cause).strip().split("\n")[0]
+            return f"with fewer units the forward raises {type(error.cause).__name__}: {text[:120]}"
+
+    def _run(self, model: nn.Module, values: Mapping[str, Tensor]) -> _Results:
+        with borrow(model, (self._loss, self._objective), torch.float64) as held:
+            task = Task(held.model, self._batch, self._loss, self._objective, seed=self._seed)
+            runner = Runner(held, task, self._seed)
             try:
                 with swapped([(held.params[name], value) for name, value in values.items()]):
-                    outputs = runner.outputs(1)
-                    return _Results(outputs, runner.run(1).gradients)
+                    return _Results(runner.outputs(1), runner.run(1).gradients)
             except UsersCodeError as error:
-                if theirs:
+                if model is self.model:
                     raise explain_forward_error(error.cause, model) from error.cause
                 raise
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A point of the full network's weights: how far from the start, and what the full network computes there."""
+
+    moves: Mapping[str, Tensor]
+    results: _Results
 
 
 @dataclass(frozen=True, eq=False)
