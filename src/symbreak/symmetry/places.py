@@ -75,6 +75,8 @@ def _why_fixed(module: nn.Module) -> str | None:
         return f"{module.num_heads} heads of {module.head_dim} units"
     if isinstance(module, nn.RNNBase) and module.proj_size:
         return "a recurrent layer with a projection"
+    if isinstance(module, nn.RNNBase) and module.training and module.dropout and module.num_layers > 1:
+        return "dropout between recurrent layers"
     if isinstance(module, ParametrizationList):
         return "a parametrized weight"
     return None

@@ -7,13 +7,11 @@ those of the full one, at the start and at a random point with the same classes,
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,21 +19,16 @@ from torch import Tensor, nn
 
 from symbreak.errors import ModelError, RemedyError
 from symbreak.probe import fingerprint, unwrap
-from symbreak.probe.borrow import borrow, swapped
-from symbreak.probe.passes import Runner, UsersCodeError
-from symbreak.probe.task import Task, explain_forward_error
 from symbreak.records import Asked
 
-from .certificate import LEVELS, Certificate, certify
-from .fold import Fold, fold_of
-from .graph import Axis, UnitGraph, unit_graph
-from .places import axes_of, fixed_spaces, out_axes, places_of
-from .refine import coarsest
-from .smaller import REST, own_tensors, rebuild
-from .units import Level, Network, Partition, SymmetryError
-
-TOLERANCE = 1e-8  # relative, in float64; a wrong class size is an error of a few percent at least
-_NOISE = 0.1  # of a tensor's root mean square: how far away the second point of the comparison is
+from .attempt import Attempt
+from .certificate import Certificate
+from .comparison import Comparison
+from .fold import Fold
+from .graph import UnitGraph, unit_graph
+from .places import fixed_spaces, out_axes
+from .smaller import REST
+from .units import Level, SymmetryError
 
 ALIKE = frozenset(
     ["sgd", "momentum", "nesterov", "adam", "amsgrad", "adamw", "rmsprop", "adagrad", "adadelta", "adamax", "nadam",
@@ -70,7 +63,8 @@ class Quotient:
         multiplicity: parameter -> how many full entries each of its entries stands for; it broadcasts. A penalty on
             the weights is written as ever: its gradient is that of one entry. Only its value counts a block once; that
             of the full network is sum(multiplicity * f(weight)).
-        breakers: what in the model itself tears equal units apart, as the unit graph found it.
+        breakers: what in the model tears equal units apart and is not heeded here: "dropout" where the model was in
+            evaluation mode, so that the quotient is one for evaluation. In training mode units behind it stay.
     """
 
     model: nn.Module
@@ -109,10 +103,12 @@ class Quotient:
         They go entry by entry ("adamw", "clip-value", ...); "clip-norm" by `clip_grad_norm_`. What is not linear in the
         weights ("adam+l2") needs classes that are equal weight by weight: `quotient(..., level="block-constant")`.
 
+        Never where `breakers` are named.
+
         Raises:
             SymmetryError: nothing is proved of an update of this name; the nearest three are named.
         """
-        torn = self.certificate.breakers(updates)
+        torn = self.certificate.breakers(updates) or self.breakers
         if not self.merged:
             return True
         even = not self._starts
@@ -185,7 +181,8 @@ def quotient(
     any time. For a trained model with copied units (widened, merged) it is a lossless compression.
 
     The model is not changed. Outputs and gradients of both are compared in float64, at the start and at a random point
-    with the same classes; where the code of the model holds a width fixed, those units stay, and `kept` says why.
+    with the same classes; where the code of the model holds a width fixed, those units stay, and `kept` says why. Units
+    behind dropout stay too, unless the model is in evaluation mode: then the quotient is one for evaluation.
 
     Args:
         model: any torch.nn.Module, with the weights it has now.
@@ -245,20 +242,44 @@ def quotient_of(
     seed: int = 0,
 ) -> Quotient:
     """The quotient by a unit graph that is known already. Arguments, result and errors as for `quotient`."""
-    sides = _Sides(model, batch, loss, objective, seed)
+    comparison = Comparison(model, batch, loss, objective, seed)
     kept = dict(graph.cut) | fixed_spaces(model, graph)
     while True:
-        attempt = _Attempt.of(model, graph, kept, level, seed)
-        problem = sides.difference(attempt)
+        attempt = Attempt.of(model, graph, kept, level, seed)
+        problem = comparison.difference(attempt)
         if problem is None:
-            return attempt.finished(graph, kept)
+            return _finished(attempt, graph, kept)
         if not attempt.shrinking:
             raise QuotientError(
                 f"a plain copy of {type(model).__name__} does not compute what the model computes: {problem}. Its "
                 "forward refers to something outside the module, or is not the same twice. Make it deterministic."
             )
-        space = _culprit(model, graph, kept, level, seed, attempt.shrinking, sides)
+        space = _culprit(attempt.shrinking, partial(_quickly, comparison, model, graph, frozenset(kept), level, seed))
         kept |= dict.fromkeys(_alike(space, attempt.shrinking, model), problem)
+
+
+def _quickly(
+    comparison: Comparison, model: nn.Module, graph: UnitGraph, kept: Iterable[str], level: Level, seed: int,
+    apart: Sequence[str],
+) -> str | None:  # fmt: skip
+    return comparison.difference(Attempt.of(model, graph, {*kept, *apart}, level, seed), quick=True)
+
+
+def _finished(attempt: Attempt, graph: UnitGraph, kept: Mapping[str, str]) -> Quotient:
+    full = attempt.full.state_dict(keep_vars=True)
+    uneven = sorted(attempt.uneven & full.keys())
+    heeded = {"dropout"} if attempt.full.training else set()  # units behind it are kept whole
+    return Quotient(
+        model=attempt.small,
+        widths={layer: attempt.width(weight, axis) for layer, weight, axis in out_axes(attempt.full)},
+        kept=dict(kept),
+        certificate=attempt.proved(),
+        multiplicity=dict(attempt.multiplicities()),
+        breakers=tuple(b for b in graph.breakers if b not in heeded),
+        _folds=attempt.folds,
+        _starts={n: (full[n].detach().double().clone(), attempt.starts[n]) for n in uneven},
+        _others={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in full.items()},
+    )
 
 
 def _asked_by(model: nn.Module, report: Reported | None) -> Asked | None:
@@ -271,18 +292,17 @@ def _asked_by(model: nn.Module, report: Reported | None) -> Asked | None:
     return asked
 
 
-def _culprit(
-    model: nn.Module, graph: UnitGraph, kept: Mapping[str, str], level: Level, seed: int,
-    shrinking: tuple[str, ...], sides: _Sides,
-) -> str:  # fmt: skip
-    """A space that cannot shrink: the last of the shortest beginning of the list that fails, found by halving."""
-    good, bad = 0, len(shrinking)
+def _culprit(spaces: Sequence[str], problem: Callable[[Sequence[str]], str | None]) -> str:
+    """A space that cannot shrink: the last of the shortest beginning of the list that fails, found by halving.
+
+    Args:
+        problem: what is wrong when these spaces are told apart and the others shrink.
+    """
+    good, bad = 0, len(spaces)
     while bad - good > 1:
         middle = (good + bad) // 2
-        apart = dict(kept) | dict.fromkeys(shrinking[middle:], "")
-        fails = sides.difference(_Attempt.of(model, graph, apart, level, seed), quick=True) is not None
-        good, bad = (good, middle) if fails else (middle, bad)
-    return shrinking[bad - 1]
+        good, bad = (middle, bad) if problem(spaces[middle:]) is None else (good, middle)
+    return spaces[bad - 1]
 
 
 def _alike(space: str, spaces: Iterable[str], model: nn.Module) -> Iterator[str]:
@@ -294,228 +314,3 @@ def _alike(space: str, spaces: Iterable[str], model: nn.Module) -> Iterator[str]
         parent = other.rpartition(".")[0]
         if other == space or (parent and re.sub(r"\d+", "*", other) == pattern and type(modules.get(parent)) is kind):
             yield other
-
-
-# ---- one attempt -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Attempt:
-    """A small model for one choice of what is kept whole; names are those of the full model's tensors."""
-
-    full: nn.Module
-    small: nn.Module
-    network: Network
-    partition: Partition
-    level: Level
-    folds: Mapping[str, Fold]
-    starts: Mapping[str, Tensor]  # name -> the small tensor at the start, in float64
-    uneven: frozenset[str]  # tensors that are not constant over blocks
-
-    @classmethod
-    def of(cls, model: nn.Module, graph: UnitGraph, kept: Mapping[str, str], level: Level, seed: int) -> _Attempt:
-        known = graph.network.told_apart | (kept.keys() & graph.network.sizes.keys())
-        network = dataclasses.replace(graph.network, told_apart=frozenset(known))
-        partition = coarsest(network, level=level, seed=seed)
-        tensors, names = _tensors_of(model)
-        axes = axes_of(model, graph)
-        folds = {key: _fold(tensors[key], axes[key], partition) for key in tensors if key in axes}
-        folds = {key: fold for key, fold in folds.items() if not fold.trivial}
-        starts = {key: fold.fold(tensors[key].detach().double()) for key, fold in folds.items()}
-        uneven = {key for key, fold in folds.items() if not _constant(tensors[key].detach(), fold)}
-        built = rebuild(
-            model,
-            {key: _made(t, starts.get(key)) for key, t in tensors.items()},
-            places_of(model, graph, folds),
-            folds,
-            {key: _rest(tensors[key]) for key in uneven if isinstance(tensors[key], nn.Parameter)},
-        )
-        return cls(
-            full=model,
-            small=built,
-            network=network,
-            partition=partition,
-            level=level,
-            folds={name: fold for key, fold in folds.items() for name in names[key]},
-            starts={name: start for key, start in starts.items() for name in names[key]},
-            uneven=frozenset(name for key in uneven for name in names[key]),
-        )
-
-    @property
-    def shrinking(self) -> tuple[str, ...]:
-        return tuple(s for s, c in self.partition.items() if int(c.max(initial=-1)) + 1 < len(c))
-
-    def finished(self, graph: UnitGraph, kept: Mapping[str, str]) -> Quotient:
-        full = self.full.state_dict(keep_vars=True)
-        starts = {n: (full[n].detach().double().clone(), self.starts[n]) for n in sorted(self.uneven) if n in full}
-        return Quotient(
-            model=self.small,
-            widths={layer: self._width(weight, axis) for layer, weight, axis in out_axes(self.full)},
-            kept=dict(kept),
-            certificate=self._proved(),
-            multiplicity=dict(self._multiplicities()),
-            breakers=graph.breakers,
-            _folds=self.folds,
-            _starts=starts,
-            _others={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in full.items()},
-        )  # fmt: skip
-
-    def _proved(self) -> Certificate:
-        """At the finest level that holds. One channel a kernel is a diagonal block: even, and not block-constant."""
-        for finer in LEVELS[:0:-1] if not self.uneven else ():
-            with contextlib.suppress(SymmetryError):
-                return certify(self.network, self.partition, level=finer)
-        return certify(self.network, self.partition, level=self.level)
-
-    def _width(self, weight: str, axis: int) -> tuple[int, int]:
-        units = self.full.get_parameter(weight).shape[axis]
-        return self.folds[weight].small[axis] if weight in self.folds else units, units
-
-    def _multiplicities(self) -> Iterator[tuple[str, Tensor]]:
-        for name, p in self.small.named_parameters():
-            if name in self.folds:
-                yield name, self.folds[name].product(range(p.ndim))
-            else:
-                rest = name.endswith(REST) and name.removesuffix(REST) in self.folds
-                yield name, torch.full((1,) * p.ndim, 0.0 if rest else 1.0, dtype=torch.float64)
-
-
-def _tensors_of(model: nn.Module) -> tuple[dict[int, Tensor], dict[int, list[str]]]:
-    """Parameters and buffers by their id, and all names of each."""
-    tensors: dict[int, Tensor] = {}
-    names: dict[int, list[str]] = {}
-    for prefix, module in model.named_modules():
-        for attribute, tensor in own_tensors(module):
-            tensors[id(tensor)] = tensor
-            names.setdefault(id(tensor), []).append(f"{prefix}.{attribute}" if prefix else attribute)
-    return tensors, names
-
-
-def _fold(tensor: Tensor, axes: Sequence[Axis], partition: Partition) -> Fold:
-    return fold_of(tuple(tensor.shape), [(axis.spaces, axis.repeat) for axis in axes], partition)
-
-
-def _constant(full: Tensor, fold: Fold) -> bool:
-    return bool((full == fold.spread(fold.first(full))).all())
-
-
-def _made(tensor: Tensor, start: Tensor | None) -> Tensor:
-    value = tensor.detach().clone() if start is None else start.to(tensor.dtype, copy=True)
-    if not isinstance(tensor, nn.Parameter):
-        return value
-    return nn.Parameter(value, requires_grad=tensor.requires_grad)
-
-
-def _rest(tensor: Tensor) -> nn.Parameter:
-    ones = torch.ones((1,) * tensor.ndim, dtype=tensor.dtype, device=tensor.device)
-    return nn.Parameter(ones, requires_grad=tensor.requires_grad)
-
-
-# ---- both sides, compared --------------------------------------------------------------------------------------------
-
-
-class _Sides:
-    """Runs the full and the small network on the same batch, at several points, and says where they differ."""
-
-    def __init__(
-        self, model: nn.Module, batch: Any, loss: Callable[..., Tensor] | None,
-        objective: Callable[..., Tensor] | None, seed: int,
-    ) -> None:  # fmt: skip
-        self.model, self._batch, self._loss, self._objective, self._seed = model, batch, loss, objective, seed
-        self._values = {name: p.detach().double() for name, p in model.named_parameters()}
-        self._first: _Point | None = (
-            None  # random, with the classes of the first attempt, so that all attempts have them
-        )
-
-    def difference(self, attempt: _Attempt, *, quick: bool = False) -> str | None:
-        """None where outputs and gradients agree at the start and at a random point with the same classes.
-
-        Args:
-            quick: at one random point alone, which is the same for all attempts; the full network is run there once.
-        """
-        if self._first is None:
-            self._first = self._moved(attempt)
-        problem = self._at(self._first, attempt)
-        if problem is not None or quick:
-            return problem
-        return self._at(self._start, attempt) or self._at(self._moved(attempt), attempt)
-
-    @functools.cached_property
-    def _start(self) -> _Point:
-        return _Point({}, self._run(self.model, self._values))
-
-    def _moved(self, attempt: _Attempt) -> _Point:
-        """Every entry of the small network moved by a random part of its tensor's size."""
-        generator = torch.Generator().manual_seed(self._seed + 1)
-        moves = {}
-        for name, value in self._values.items():
-            start = attempt.starts.get(name, value)
-            size = float(start.square().mean().sqrt()) if start.numel() else 0.0
-            noise = torch.randn(start.shape, generator=generator, dtype=torch.float64).to(start.device)
-            move = noise * _NOISE * (size or 1.0)
-            moves[name] = attempt.folds[name].spread(move) if name in attempt.folds else move
-        return _Point(moves, self._run(self.model, {name: v + moves[name] for name, v in self._values.items()}))
-
-    def _at(self, point: _Point, attempt: _Attempt) -> str | None:
-        values = {name: attempt.starts.get(name, value) for name, value in self._values.items()}
-        for name, move in point.moves.items():
-            values[name] = values[name] + (attempt.folds[name].first(move) if name in attempt.folds else move)
-        try:
-            return _compare(point.results, self._run(attempt.small, values), attempt.folds)
-        except UsersCodeError as error:
-            text = str(error.cause).strip().split("\n")[0]
-            return f"with fewer units the forward raises {type(error.cause).__name__}: {text[:120]}"
-
-    def _run(self, model: nn.Module, values: Mapping[str, Tensor]) -> _Results:
-        with borrow(model, (self._loss, self._objective), torch.float64) as held:
-            task = Task(held.model, self._batch, self._loss, self._objective, seed=self._seed)
-            runner = Runner(held, task, self._seed)
-            try:
-                with swapped([(held.params[name], value) for name, value in values.items()]):
-                    return _Results(runner.outputs(1), runner.run(1).gradients)
-            except UsersCodeError as error:
-                if model is self.model:
-                    raise explain_forward_error(error.cause, model) from error.cause
-                raise
-
-
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """A point of the full network's weights: how far from the start, and what the full network computes there."""
-
-    moves: Mapping[str, Tensor]
-    results: _Results
-
-
-@dataclass(frozen=True, eq=False)
-class _Results:
-    outputs: tuple[Tensor, ...]
-    gradients: Mapping[str, Tensor | None]
-
-
-def _compare(full: _Results, small: _Results, folds: Mapping[str, Fold]) -> str | None:
-    if [o.shape for o in full.outputs] != [o.shape for o in small.outputs]:
-        return "with fewer units its output has another shape"
-    for wanted, got in zip(full.outputs, small.outputs, strict=True):
-        if not _close(wanted, got, float(wanted.abs().max()) if wanted.numel() else 0.0):
-            return "with fewer units it computes something else"
-    largest = max((float(g.abs().max()) for g in full.gradients.values() if g is not None and g.numel()), default=0.0)
-    for name, g in full.gradients.items():
-        other = small.gradients.get(name)
-        if g is None and other is None:
-            continue
-        one = torch.zeros(1, dtype=torch.float64) if g is None else g
-        two = torch.zeros(1, dtype=torch.float64) if other is None else other
-        if other is not None and name in folds:
-            two = folds[name].spread(two)
-        if not _close(one, two, max(float(one.abs().max()) if one.numel() else 0.0, 1e-4 * largest)):
-            return f"the gradient of {name} is not that of equal units"
-    return None
-
-
-def _close(one: Tensor, other: Tensor, scale: float) -> bool:
-    if not one.is_floating_point() and not one.is_complex():
-        return bool(torch.equal(one, other))
-    if one.ndim and other.ndim and one.shape != other.shape and 1 not in (one.numel(), other.numel()):
-        return False
-    return not one.numel() or bool(((one - other).abs() <= TOLERANCE * scale + 1e-300).all())
