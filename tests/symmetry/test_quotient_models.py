@@ -153,6 +153,30 @@ def test_equal_heads_are_kept_whole_and_said_so() -> None:
     check_training(net, q, x, torch.randint(0, 3, (4, 5)), steps=10)
 
 
+class Conv1D(nn.Module):
+    """A Linear with its weight transposed and its width beside it, as transformers has it."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.nf)
+
+
+def test_a_weight_that_is_summed_over_along_its_first_axis() -> None:
+    f = classes(16, 4)
+    net = nn.Sequential(Conv1D(16, 4), nn.Tanh(), Conv1D(3, 16)).double()
+    for p, *axes in ((net[0].weight, None, f), (net[0].bias, f), (net[2].weight, f)):
+        tie(p, *axes)
+    x = torch.randn(4, 5, 4).double()
+    q = sb.quotient(net, batch=x)
+    shapes = {n: tuple(p.shape) for n, p in q.model.named_parameters()}
+    assert shapes == {"0.weight": (4, 4), "0.bias": (4,), "2.weight": (4, 3), "2.bias": (3,)}
+    check_training(net, q, x, torch.randint(0, 3, (4, 5)), steps=10)
+
+
 def test_an_encoder_layer_of_torch_keeps_its_stream() -> None:
     layer = nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True)
     f = classes(16, 4)

@@ -204,6 +204,8 @@ def _pairs(colours: Integers) -> Iterable[tuple[int, int]]:
 def _require_rows(w: Floats, rows: Integers, columns: Integers, level: Level, where: str) -> None:
     groups = [np.flatnonzero(columns == d) for d in np.unique(columns)]
     for v, u in _pairs(rows):
+        if np.array_equal(w[v], w[u]):
+            continue  # equal weight by weight: so is every sum
         for group in groups:
             if not _agree(w[v, group], w[u, group], level):
                 raise SymmetryError(

@@ -56,7 +56,8 @@ class Quotient:
     """A network with one unit a class that computes and trains as the full one.
 
     Attributes:
-        model: a module to use and train in place of the full one; names of tensors are those of the full one.
+        model: a module to use and train in place of the full one; names of tensors are those of the full one. Read as
+            an attribute, `layer.weight` is what the forward reads; what is trained is in `named_parameters()`.
         widths: layer -> (units here, units of the full network), for every layer with a weight.
         kept: space of units that is not folded though it may hold equal units -> why.
         certificate: the proof that the classes are classes, of the network as the unit graph reads it.

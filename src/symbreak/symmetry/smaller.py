@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from .fold import Fold
 
+_FACTOR = "_factor"  # beside "weight": full entries that each small one stands for along the axes summed over
+_SHARED = "_shared"  # the same along the other axes: as many full entries share the gradient that arrives
+_SHARE = "class_share"  # of each class among the units of the full norm
 REST = "_rest"  # beside "weight": what is left of the part of the weight that no gradient reaches, 1 at first
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -56,25 +59,6 @@ class _Entries(torch.autograd.Function):
         return grad / ctx.saved_tensors[0], None, None
 
 
-@dataclass(eq=False)
-class View:
-    """What the forward reads in place of a small tensor.
-
-    Attributes:
-        factor: full entries that each small one stands for along the axes that are summed over.
-        shared: the same along the other axes: as many full entries share the gradient that arrives.
-        rest: the name of the parameter that decays with the part no gradient reaches, where there is one.
-    """
-
-    factor: Tensor
-    shared: Tensor
-    rest: str | None = None
-
-    def __call__(self, small: Tensor, rest: Tensor | None) -> Tensor:
-        seen: Tensor = _Entries.apply(small, self.factor.to(small), self.shared.to(small))  # type: ignore[no-untyped-call]
-        return seen if rest is None else seen + 0 * rest
-
-
 def rebuild(
     model: nn.Module,
     tensors: Mapping[int, Tensor],
@@ -95,24 +79,23 @@ def rebuild(
     new = {name: _shell(m, memo) for name, m in old.items()}
     for name, m in old.items():
         _fill(new[name], m, memo)
-    views: dict[str, dict[str, View]] = {}
+    views: dict[str, list[str]] = {}
     for place in places:
         tensor = getattr(old[place.module], place.attribute)
         fold = folds[id(tensor)]
         others = [k for k in range(len(fold.shape)) if k not in place.summed]
-        rest = place.attribute + REST if id(tensor) in rests else None
-        if rest is not None:
-            new[place.module].register_parameter(rest, rests[id(tensor)])
-        views.setdefault(place.module, {})[place.attribute] = View(
-            fold.product(place.summed), fold.product(others), rest
-        )
+        module = new[place.module]
+        for suffix, axes in ((_FACTOR, place.summed), (_SHARED, others)):
+            module.register_buffer(place.attribute + suffix, fold.product(axes).to(tensor), persistent=False)
+        if id(tensor) in rests:
+            module.register_parameter(place.attribute + REST, rests[id(tensor)])
+        views.setdefault(place.module, []).append(place.attribute)
     for name, m in old.items():
         _resize(new[name], {attr: folds[id(t)] for attr, t in own_tensors(m) if id(t) in folds})
     for name, seen in views.items():
         module = new[name]
-        vars(module)["_views"] = seen
         kind: Any = type(module)
-        module.__class__ = _subclass(kind, tuple(sorted(seen)), "share" in vars(module))
+        module.__class__ = _subclass(kind, tuple(sorted(seen)), _SHARE in module._buffers)
     return new[""]
 
 
@@ -171,9 +154,11 @@ def _resize(module: nn.Module, folds: Mapping[str, Fold]) -> None:
         module.embedding_dim = small[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = small[0]
+    elif type(module).__name__ == "Conv1D" and len(small) == 2:  # of transformers: a Linear with its weight transposed
+        vars(module).update(zip(("nx", "nf"), small, strict=True))
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.normalized_shape = tuple(small)
-        vars(module)["share"] = fold.counts(0) / fold.shape[0]
+        module.register_buffer(_SHARE, (fold.counts(0) / fold.shape[0]).to(module.weight), persistent=False)
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -184,14 +169,9 @@ def is_depthwise(module: nn.Module) -> bool:
 # ---- norms whose statistics weigh a class by its size ----------------------------------------------------------------
 
 
-def _share(norm: nn.Module, x: Tensor) -> Tensor:
-    """[c] the share of each class among the units of the full norm."""
-    share: Tensor = vars(norm)["share"]
-    return share.to(x)
-
-
 def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
-    share = _share(self, x)
+    share = self._buffers[_SHARE]
+    assert share is not None
     x = x - (x * share).sum(-1, keepdim=True)
     x = x * torch.rsqrt((x.square() * share).sum(-1, keepdim=True) + self.eps)
     x = x if self.weight is None else x * self.weight
@@ -200,7 +180,9 @@ def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def _rms_norm(self: nn.RMSNorm, x: Tensor) -> Tensor:
     eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-    x = x * torch.rsqrt((x.square() * _share(self, x)).sum(-1, keepdim=True) + eps)
+    share = self._buffers[_SHARE]
+    assert share is not None
+    x = x * torch.rsqrt((x.square() * share).sum(-1, keepdim=True) + eps)
     return x if self.weight is None else x * self.weight
 
 
@@ -227,10 +209,10 @@ def _instance(kind: Any, names: tuple[str, ...], weighted: bool) -> nn.Module:
 
 def _property(name: str) -> property:
     def look(self: nn.Module) -> Tensor:
-        view: View = vars(self)["_views"][name]
-        small = self._parameters[name]
-        assert small is not None
-        return view(small, None if view.rest is None else self._parameters[view.rest])
+        small, rest = self._parameters[name], self._parameters.get(name + REST)
+        factor, shared = self._buffers[name + _FACTOR], self._buffers[name + _SHARED]
+        seen: Tensor = _Entries.apply(small, factor, shared)  # type: ignore[no-untyped-call]
+        return seen if rest is None else seen + 0 * rest
 
     return property(look)
 
