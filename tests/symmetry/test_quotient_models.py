@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import symbreak as sb
 from symbreak.errors import BatchError, ModelError, RemedyError
+from symbreak.symmetry import verify
+from symbreak.symmetry.graph import unit_graph
 from symbreak.symmetry.quotient import QuotientError, quotient_of
 from symbreak.symmetry.units import SymmetryError
 
@@ -58,6 +60,33 @@ def test_one_neuron_in_every_layer() -> None:
     assert q.certificate.level == "block-constant"
     assert str(q).splitlines() == ["Sequential: 87 of 3,466 parameters", "  0: 1 of 32 units", "  2: 1 of 32 units"]
     assert all(torch.equal(v, q.expand()[n]) for n, v in net.state_dict().items())
+
+
+def test_its_certificate_is_proved_again_on_the_graph() -> None:
+    net, x = Blocks(2, Attention).tied(), torch.randn(4, 5, 4)
+    constant(net.blocks, 0.05)
+    q = sb.quotient(net, batch=x)
+    assert q.kept
+    network = unit_graph(net, x).network
+    assert verify(q.certificate.to_json(), network) == q.certificate
+    nn.init.normal_(net.downs[1].weight)
+    with pytest.raises(SymmetryError, match="made for other weights"):
+        verify(q.certificate.to_json(), unit_graph(net, x).network)
+
+
+def test_a_quotient_has_a_quotient_which_is_itself() -> None:
+    q = sb.quotient(constant(mlp()))
+    again = sb.quotient(q.model)
+    assert again.size == (87, 87)
+    x = torch.randn(5, 64)
+    assert torch.equal(again(x), q(x))
+
+
+def test_frozen_tensors_stay_frozen() -> None:
+    net = constant(mlp())
+    net[0].requires_grad_(False)
+    q = sb.quotient(net)
+    assert [n for n, p in q.model.named_parameters() if not p.requires_grad] == ["0.weight", "0.bias"]
 
 
 def test_a_report_brings_batch_and_loss() -> None:

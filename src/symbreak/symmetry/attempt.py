@@ -54,7 +54,7 @@ class Attempt:
         return cls(
             full=model,
             small=built,
-            network=network,
+            network=graph.network,
             partition=partition,
             level=level,
             folds={name: fold for key, fold in folds.items() for name in names[key]},
@@ -68,7 +68,10 @@ class Attempt:
         return tuple(s for s, c in self.partition.items() if int(c.max(initial=-1)) + 1 < len(c))
 
     def proved(self) -> Certificate:
-        """At the finest level that holds. One channel a kernel is a diagonal block: even, and not block-constant."""
+        """Of the graph's own network, at the finest level that holds.
+
+        A kernel a channel is a diagonal block: its classes are even, and not block-constant.
+        """
         for finer in LEVELS[:0:-1] if not self.uneven else ():
             with contextlib.suppress(SymmetryError):
                 return certify(self.network, self.partition, level=finer)
@@ -76,7 +79,7 @@ class Attempt:
 
     def width(self, weight: str, axis: int) -> tuple[int, int]:
         """Length of this axis of a weight in the small and in the full network."""
-        units = self.full.get_parameter(weight).shape[axis]
+        units = dict(self.full.named_parameters(remove_duplicate=False))[weight].shape[axis]
         return self.folds[weight].small[axis] if weight in self.folds else units, units
 
     def multiplicities(self) -> Iterator[tuple[str, Tensor]]:

@@ -60,7 +60,7 @@ class Quotient:
             an attribute, `layer.weight` is what the forward reads; what is trained is in `named_parameters()`.
         widths: layer -> (units here, units of the full network), for every layer with a weight.
         kept: space of units that is not folded though it may hold equal units -> why.
-        certificate: the proof that the classes are classes, of the network as the unit graph reads it.
+        certificate: the proof that the classes are classes, of `unit_graph(model, batch).network`; `verify` repeats it.
         multiplicity: parameter -> how many full entries each of its entries stands for; it broadcasts. A penalty on
             the weights is written as ever: its gradient is that of one entry. Only its value counts a block once; that
             of the full network is sum(multiplicity * f(weight)).

@@ -81,7 +81,7 @@ def rebuild(
         _fill(new[name], m, memo)
     views: dict[str, list[str]] = {}
     for place in places:
-        tensor = getattr(old[place.module], place.attribute)
+        tensor = dict(own_tensors(old[place.module]))[place.attribute]
         fold = folds[id(tensor)]
         others = [k for k in range(len(fold.shape)) if k not in place.summed]
         module = new[place.module]
