@@ -147,9 +147,9 @@ def _why(error: BaseException) -> str:
 
 
 def _axes(algebra: Algebra) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]]:
-    axes, entangled = {}, set()
+    axes, entangled, alive = {}, set(), algebra.ledger.alive()
     for name, ids in algebra.axes.items():
-        found = [((), 1) if one is None else algebra.ledger.layout(one) for one in ids]
+        found = [((), 1) if one is None else algebra.ledger.layout(one, alive) for one in ids]
         axes[name.removeprefix(algebra.prefix)] = tuple(Axis(*layout) if layout else Axis(()) for layout in found)
         if name in algebra.entangled or None in found:
             entangled.add(name.removeprefix(algebra.prefix))

@@ -190,7 +190,7 @@ class Ledger:
         Raises:
             SymmetryError: weights that are not finite.
         """
-        alive = self._alive()
+        alive = self.alive()
         sizes = {self._names[s]: len(units) for s, units in alive.items()}
         tables: dict[int, list[Floats]] = {s: [] for s in alive}
         blocks: list[Block] = []
@@ -206,15 +206,14 @@ class Ledger:
         attributes = {self._names[s]: np.concatenate(t, axis=1) for s, t in tables.items() if t}
         return Network(sizes, tuple(blocks), attributes, frozenset(self._names[s] for s in told))
 
-    def layout(self, ids: Integers) -> tuple[tuple[str, ...], int] | None:
+    def layout(self, ids: Integers, alive: Mapping[int, Integers]) -> tuple[tuple[str, ...], int] | None:
         """Spaces laid end to end along these entries, and how often each unit repeats; None where it is no such order.
 
         ((), 1) for an axis that holds no units.
         """
-        units, taps = self.resolve(ids, np.zeros_like(ids))
+        units, _ = self.resolve(ids, np.zeros_like(ids))
         if self._axis[units].all():
             return (), 1
-        alive = self._alive()
         spaces = self.space_of(units)
         if any(int(s) not in alive for s in np.unique(spaces)):
             return None
@@ -228,10 +227,9 @@ class Ledger:
                 return None
             names.append(self._names[int(spaces[at])])
             at += len(wanted)
-        del taps
         return tuple(names), repeat
 
-    def _alive(self) -> dict[int, Integers]:
+    def alive(self) -> dict[int, Integers]:
         """Space -> its units, those that stand for themselves and are used."""
         found = {}
         for s, (start, size) in enumerate(zip(self._starts, self._sizes, strict=True)):
