@@ -2,6 +2,7 @@
 
 from .certificate import Certificate, certify, verify
 from .graph import Axis, UnitGraph, unit_graph
+from .proofs import prove
 from .refine import coarsest
 from .units import Block, Network, SymmetryError, chain
 
@@ -15,6 +16,7 @@ __all__ = [
     "certify",
     "chain",
     "coarsest",
+    "prove",
     "unit_graph",
     "verify",
 ]
