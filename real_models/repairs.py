@@ -140,6 +140,9 @@ def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:
     found: dict[Any, list[Place]] = {}
     untouched: dict[Any, tuple[frozenset[tuple[str, str]], frozenset[str]]] = {}
     living.cache_clear()
+    fresh(name)  # imports its library, which is frozen with everything else: looking for garbage in it takes a while
+    gc.collect()
+    gc.freeze()
     for injection in INJECTIONS:
         gc.collect()  # the models of the last fault
         if injection.find not in found:

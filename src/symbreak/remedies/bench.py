@@ -19,7 +19,7 @@ from symbreak.probe.task import Task
 from symbreak.records import Asked
 from symbreak.report import Report
 
-from .part import Part
+from .part import Part, forgets, without
 from .trained import looks_trained
 
 Values = Mapping[str, Tensor]
@@ -73,6 +73,13 @@ class Bench:
         generator = torch.Generator("cpu").manual_seed(zlib.crc32(f"{name} {salt} {self.asked.seed}".encode()))
         drawn = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
         return (drawn * std).to(self.params[name].device)
+
+    def choose(self, parts: Sequence[Part]) -> None:
+        """Add parts to those chosen. What was done before to a tensor that is now drawn anew is no part of the plan."""
+        for part in parts:
+            anew = {name for name, edit in part.edits if forgets(edit)}
+            earlier = (without(p, anew) for p in self.chosen)
+            self.chosen = [*(p for p in earlier if p.edits), part]
 
     # ---- what may be changed -------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -45,6 +45,16 @@ def scaling(factor: Tensor | float) -> Edit:
 def replacing(new: Tensor) -> Edit:
     """value -> new."""
     return partial(_replaced, new)
+
+
+def forgets(edit: Edit) -> bool:
+    """Whether the value that comes out does not depend on the one that goes in."""
+    return isinstance(edit, partial) and edit.func is _replaced
+
+
+def without(part: Part, names: Collection[str]) -> Part:
+    """The part without what it does to these tensors."""
+    return replace(part, edits=tuple((name, edit) for name, edit in part.edits if name not in names))
 
 
 def _added(change: Tensor | float, value: Tensor) -> Tensor:

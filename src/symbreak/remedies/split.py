@@ -18,7 +18,7 @@ from symbreak.rules.grouping import listed
 
 from .bench import Bench
 from .part import Part, adding, replacing
-from .suited import fresh, suited_std, tensor_of
+from .suited import fresh, is_matrix, suited_std, tensor_of
 
 CODES = frozenset({"SB001", "SB002", "SB003", "SB004", "SB005", "SB006"})
 SHARED_OUT = 0.5  # noise on outgoing weights, over their rms: the function does not depend on it
@@ -51,6 +51,19 @@ def _keeping(bench: Bench, suspects: Sequence[tuple[Part, float]]) -> list[Part]
         return [part for part, _ in suspects]
     middle = len(suspects) // 2
     return [*_keeping(bench, suspects[:middle]), *_keeping(bench, suspects[middle:])] if middle else []
+
+
+def anew(bench: Bench, findings: Sequence[Finding]) -> Iterator[Part]:
+    """Where layers hold one number: every such matrix drawn anew, named or not.
+
+    Unequal shares tell units apart, but what a constant matrix passes on stays one direction of the signal: all tokens
+    look alike behind it, and a router sends them to one expert.
+    """
+    del findings
+    trace = bench.report.trace
+    flat = [t.name for t in trace.tensors if t.start == "constant" and is_matrix(t) and bench.may(t.name)]
+    if len(flat) > 1:
+        yield Part("draw", "it held one number; drawn anew", tuple((n, replacing(fresh(bench, n))) for n in flat))
 
 
 # ---- weights out -----------------------------------------------------------------------------------------------------

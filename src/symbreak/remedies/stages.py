@@ -26,11 +26,19 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of fault: which findings tell of it, who proposes repairs, and whether only one of them is taken."""
+    """One kind of fault.
+
+    Attributes:
+        takes: which findings tell of it.
+        propose: parts of a repair, of which the smallest set that heals is taken.
+        alternatives: whether they are whole repairs, of which one is taken.
+        instead: whole repairs to try where no set of parts heals, or only one that brings new findings.
+    """
 
     takes: Callable[[Finding], bool]
     propose: Propose
     alternatives: bool = False
+    instead: Propose = field(default=lambda bench, findings: ())  # noqa: ARG005 (one signature)
 
 
 STAGES = (
@@ -39,7 +47,7 @@ STAGES = (
     Stage(shift.takes, shift.propose),
     Stage(rescale.takes, rescale.propose, alternatives=True),
     Stage(wake.takes, wake.propose),
-    Stage(split.takes, split.propose),
+    Stage(split.takes, split.propose, instead=split.anew),
     Stage(prior.takes, prior.propose, alternatives=True),
 )
 """In the order of treatment: what hides other faults comes first."""
@@ -137,14 +145,14 @@ def _treat(state: _State, stage: Stage) -> bool:
         if not findings:
             break
         parts = list(stage.propose(bench, findings))
-        found = _chosen(state, stage, parts) if parts else None
+        found = _chosen(state, stage, findings, parts) if parts else None
         if found is None:
             reason = _why_not(bench, findings, parts)
             state.given_up.update({(f.code, f.where): reason for f in findings})
             state.tried.update((stage.propose, (f.code, f.where)) for f in findings)
             break
         some, bench.report = found
-        bench.chosen += some
+        bench.choose(some)
         chosen = True
     return chosen
 
@@ -158,7 +166,9 @@ class _Trial:
     new: int  # findings that were not there
 
 
-def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> tuple[list[Part], Report] | None:
+def _chosen(
+    state: _State, stage: Stage, findings: Sequence[Finding], parts: Sequence[Part]
+) -> tuple[list[Part], Report] | None:
     """The smallest set that leaves nothing open and breaks nothing; else the set that leaves the least."""
     bench = state.bench
     open_now = sum(map(weight, state.open(bench.report, stage)))
@@ -177,6 +187,9 @@ def _chosen(state: _State, stage: Stage, parts: Sequence[Part]) -> tuple[list[Pa
         found = next(([part] for part in parts[:TRIES] if heals([part])), None)
     else:
         found = smallest(parts, heals, clean=lambda some: not trials[_key(some)].new, tries=TRIES)
+    if found is None or trials[_key(found)].new:
+        whole = ([part] for part in stage.instead(bench, findings))
+        found = next((some for some in whole if heals(some) and not trials[_key(some)].new), found)
     if found is None:
         best = min(trials, key=lambda key: (trials[key].left, len(key)), default=None)
         if best is None or trials[best].left >= open_now:

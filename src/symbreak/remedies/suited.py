@@ -106,6 +106,11 @@ def is_factor(t: TensorTrace) -> bool:
     return not t.roles & {"bias", "norm_bias", "shift"}
 
 
+def is_matrix(t: TensorTrace) -> bool:
+    """Whether a tensor maps units to units, or is a table: two axes and no gain, gate or shift."""
+    return len(t.shape) >= 2 and is_factor(t) and not t.roles & {"norm_weight", "scale"}
+
+
 def tensor_of(trace: Trace, name: str) -> TensorTrace:
     return next(t for t in trace.tensors if t.name == name)
 
