@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -173,6 +174,119 @@ def test_adapters_are_known_by_their_names() -> None:
     roles = {name: place.role for name, place in places_of(model).items()}
     assert roles["lora_A.default.weight"] == "adapter_in"
     assert roles["lora_B.weight"] == "adapter_out"
+
+
+class Adapted(nn.Module):
+    """A projection as peft leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(8, 8)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 8, bias=False)})
+
+
+ADAPTED = {
+    "q_proj.base_layer.weight": "query_key", "q_proj.lora_A.default.weight": "adapter_in",
+    "q_proj.lora_B.default.weight": "adapter_out", "k_proj.weight": "query_key",
+    "v_proj.base_layer.weight": "value", "v_proj.lora_A.default.weight": "adapter_in",
+    "v_proj.lora_B.default.weight": "adapter_out", "o_proj.weight": "attention_out",
+}  # fmt: skip
+
+
+def test_the_factors_inside_a_projection_are_adapters() -> None:
+    block = nn.ModuleDict(
+        {"q_proj": Adapted(), "k_proj": nn.Linear(8, 8), "v_proj": Adapted(), "o_proj": nn.Linear(8, 8)}
+    )
+    places = places_of(block)
+    assert {n: p.role for n, p in places.items() if n.endswith("weight")} == ADAPTED
+    assert places["q_proj.lora_A.default.weight"].fans == Fans(8, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_factors_of_peft_are_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("peft") is None:
+        pytest.skip("peft is not installed")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from real_models import zoo
+
+    places = places_of(zoo.build("peft.lora").model)
+    head = "base_model.model.model.layers.0.self_attn."
+    assert {n.removeprefix(head): p.role for n, p in places.items() if n.startswith(head)} == ADAPTED
+
+
+class Mixer(nn.Module):
+    """The parts of Mamba's block by the names and sizes of transformers."""
+
+    def __init__(self, fused: int) -> None:
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(8, fused), nn.Linear(16, 8)
+        self.A_log = nn.Parameter(torch.zeros(16, 4))
+
+
+def test_a_state_space_block_is_not_read_as_attention() -> None:
+    one, two = places_of(nn.ModuleDict({"mixer": Mixer(32)})), places_of(Mixer(44))
+    assert one["mixer.in_proj.weight"].layout == one["mixer.in_proj.bias"].layout == Layout(parts=2)
+    assert one["mixer.in_proj.weight"].fans == one["mixer.in_proj.bias"].fans == Fans(8, 16)
+    assert one["mixer.out_proj.weight"].role == "weight"
+    assert two["in_proj.weight"].layout == Layout()  # Mamba-2: five parts of unequal widths
+    assert two["in_proj.weight"].fans == Fans(8, 44)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_mambas_of_transformers_are_not_read_as_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from real_models import zoo
+
+    for name in ("hf.mamba.CausalLM", "hf.falcon_mamba.CausalLM", "hf.jamba.CausalLM"):
+        places = places_of(zoo.build(name).model)
+        fused = [place for tensor, place in places.items() if tensor.endswith("in_proj.weight")]
+        assert fused
+        assert all(place.layout == Layout(parts=2) and 2 * place.fan_out == place.shape[0] for place in fused)
+        assert not [n for n, p in places.items() if p.role == "attention_out" and "out_proj" in n]
+    places = places_of(zoo.build("hf.mamba2.CausalLM").model)
+    assert {places[n].layout for n in places if n.endswith("in_proj.weight")} == {Layout()}
+
+
+def test_a_feed_forward_block_has_no_attention_output() -> None:
+    model = nn.ModuleDict({"wi": nn.Linear(8, 16), "wo": nn.Linear(16, 8)})
+    assert places_of(model)["wo.weight"].role == "weight"
+    apart = nn.MultiheadAttention(12, 3, kdim=8, vdim=4)  # three weights, without a packed one
+    roles = {name: place.role for name, place in places_of(apart).items()}
+    assert roles["out_proj.weight"] == "attention_out"
+    assert roles["v_proj_weight"] == "value"
+
+
+class Drifting(nn.Module):
+    """A parametrisation that counts its calls in every mode, and draws."""
+
+    calls: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return weight + 0 * torch.randn(1)
+
+
+def test_reading_places_leaves_parametrised_weights_as_they_were() -> None:
+    with torch.random.fork_rng():
+        model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 2))
+        nn.utils.parametrize.register_parametrization(model[2], "weight", Drifting())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    places_of(model)
+    assert following(model)["0"].phi == schemes.activation("relu")
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(module.training for module in model.modules())
 
 
 def test_what_follows_in_a_sequential() -> None:

@@ -6,6 +6,7 @@ whoever has traced the model passes it on with `dataclasses.replace`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,15 +22,17 @@ GATES = ("gamma", "gamma_1", "gamma_2", "layer_scale", "lambda_1", "lambda_2", "
 """Names of bare vectors and scalars that multiply a residual branch, in LayerScale, ConvNeXt, BEiT and ReZero."""
 
 BY_NAME: tuple[tuple[Role, tuple[str, ...]], ...] = (
+    ("adapter_in", ("lora_A",)),  # first: peft puts them inside the layer they adapt, so the name says q_proj, too
+    ("adapter_out", ("lora_B",)),
     ("query_key_value", ("in_proj_weight", "qkv", "c_attn", "query_key_value")),
     ("query_key", ("q_proj", "k_proj", "query", "key", "to_q", "to_k", "wq", "wk")),
     ("value", ("v_proj", "value", "to_v", "wv")),
     ("attention_out", ("out_proj", "o_proj", "to_out", "wo")),
     ("router", ("router",)),
-    ("adapter_in", ("lora_A",)),
-    ("adapter_out", ("lora_B",)),
 )
-"""Words that stand alone between the dots of a linear layer's name, and the role they mean."""
+"""Words that stand alone between the dots of a linear layer's name, and the role they mean. What is called an output
+projection is attention's only beside queries, keys or values: Mamba has an `out_proj`, T5's feed-forward block a `wo`.
+"""
 
 
 def places_of(model: nn.Module) -> dict[str, Place]:
@@ -45,11 +48,12 @@ def places_of(model: nn.Module) -> dict[str, Place]:
     """
     names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False)))}
     places: dict[str, Place] = {}
-    for prefix, module in model.named_modules():
-        for own, parameter in module.named_parameters(recurse=False):
-            full = f"{prefix}.{own}" if prefix else own
-            if names[id(parameter)] == full:
-                places[full] = _place(module, own, full)
+    with at_rest(model):
+        for prefix, module in model.named_modules():
+            for own, parameter in module.named_parameters(recurse=False):
+                full = f"{prefix}.{own}" if prefix else own
+                if names[id(parameter)] == full:
+                    places[full] = _place(module, own, full, model)
     weights = [name for name, place in places.items() if place.role in ("weight", "query_key_value") and place.fans]
     if len(weights) > 1:
         ends: tuple[tuple[str, Position], ...] = ((weights[0], "first"), (weights[-1], "last"))
@@ -61,16 +65,87 @@ def places_of(model: nn.Module) -> dict[str, Place]:
     return places
 
 
-def _place(module: nn.Module, own: str, full: str) -> Place:
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Reading a parametrised weight computes it, and spectral norm in training mode moves its buffers and draws random
+    numbers: in here it does not, and what does is undone.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+        >>> before = layer.parametrizations.weight[0]._u.clone()
+        >>> with at_rest(layer):
+        ...     _ = layer.weight
+        >>> bool((before == layer.parametrizations.weight[0]._u).all())
+        True
+
+    Source: torch.nn.utils.parametrize, which calls the parametrisation at every access.
+    """
+    import torch
+    from torch.nn.utils.parametrize import ParametrizationList
+
+    inside = [m for one in model.modules() if isinstance(one, ParametrizationList) for m in one.modules()]
+    if not inside:
+        yield
+        return
+    modes = [(m, m.training) for m in inside]
+    buffers = [(b, b.clone()) for m in inside for b in m.buffers(recurse=False)]
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        for m in inside:
+            m.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+
+def _place(module: nn.Module, own: str, full: str, model: nn.Module) -> Place:
     shape = tuple(getattr(module, own).shape)
-    layout = layout_of(module, weight_of(own)) or Layout()
-    place = Place(shape=shape, layout=layout, fans=fans_of(module, own), role=_role(module, own, full))
+    layout, fans = layout_of(module, weight_of(own)) or Layout(), fans_of(module, own)
+    if _feeds_a_scan(full, model) and layout == Layout() and fans is not None:
+        layout = Layout(parts=2)
+        fans = layout.fans(tuple(getattr(module, weight_of(own)).shape))
+    place = Place(shape=shape, layout=layout, fans=fans, role=_role(module, own, full, model))
     if place.role == "embedding":
         return replace(place, padding=getattr(module, "padding_idx", None), fans=None)
     return place
 
 
-def _role(module: nn.Module, own: str, full: str) -> Role:
+def _feeds_a_scan(full: str, model: nn.Module) -> bool:
+    """Mamba's in_proj: the scan's input and its gate in one weight, two parts of the width that out_proj reads.
+
+    Mamba-2 fuses five parts of unequal widths, which no layout here describes: its in_proj stays one part, whose
+    fan_in is right.
+    """
+    holder, found, own = full.rpartition("in_proj.")
+    if not found or own not in ("weight", "bias"):
+        return False
+    mixer = model.get_submodule(holder.removesuffix("."))
+    out = getattr(mixer, "out_proj", None)
+    width = getattr(getattr(out, "weight", None), "shape", (0, 0))[1]
+    return hasattr(mixer, "A_log") and len(mixer.in_proj.weight) == 2 * width
+
+
+def _beside_queries(word: str, full: str, model: nn.Module) -> bool:
+    """Whether the module that holds a part of this name also holds queries, keys and values."""
+    path = full.split(".")
+    holder = model.get_submodule(".".join(path[: path.index(word)] if word in path else path[:-1]))
+    beside = {name for name, _ in holder.named_children()}
+    beside |= {_word(name) for name, _ in holder.named_parameters(recurse=False)}
+    return any(beside & set(words) for role, words in BY_NAME if role in ("query_key_value", "query_key", "value"))
+
+
+def _word(own: str) -> str:
+    """A parameter's name as BY_NAME has it: q_proj_weight of torch's attention -> q_proj."""
+    return own.removesuffix("_weight") if own != "in_proj_weight" else own
+
+
+def _role(module: nn.Module, own: str, full: str, model: nn.Module) -> Role:
     from torch import nn
 
     bias = "bias" in own and len(getattr(module, own).shape) == 1
@@ -93,8 +168,13 @@ def _role(module: nn.Module, own: str, full: str) -> Role:
         )
     if bias:
         return "bias"
-    words = set(full.split(".")) | {own.removesuffix("_weight") if own != "in_proj_weight" else own}
-    found = (role for role, known in BY_NAME if words & set(known))
+    words = {*full.split("."), _word(own)}
+    found = (
+        role
+        for role, known in BY_NAME
+        for word in known
+        if word in words and (role != "attention_out" or _beside_queries(word, full, model))
+    )
     return next(found, "weight") if layout_of(module, own) is not None else "unknown"
 
 
@@ -118,6 +198,11 @@ def following(model: nn.Module) -> dict[str, Following]:
 
     Source: the order of a Sequential is its order of execution.
     """
+    with at_rest(model):
+        return _followed(model)
+
+
+def _followed(model: nn.Module) -> dict[str, Following]:
     from torch import nn
 
     found: dict[str, Following] = {}

@@ -30,8 +30,8 @@ from symbreak.schemes import (
     places_of,
     zeros,
 )
-from symbreak.schemes.place import BIASES, Role
-from symbreak.schemes.places import following
+from symbreak.schemes.place import BIASES
+from symbreak.schemes.places import at_rest, following
 from symbreak.schemes.suits import suits
 
 from .desk import Desk
@@ -39,7 +39,6 @@ from .facts import Fact, Facts, refined
 from .plain import MATRICES, STAYS
 from .prior import prior
 from .session import Session, within
-from .tensors import at_rest
 
 _ROUNDS = 3
 _LARGEST_PRIOR = 12.0  # a logit beyond this is no share of a class
@@ -84,8 +83,7 @@ class _Choice:
 
     def __init__(self, desk: Desk, facts: Facts | None, sizes: Mapping[str, tuple[Scheme, str]]) -> None:
         self.desk, self.facts, self.sizes = desk, facts, sizes
-        with at_rest(desk.model):
-            self.follows = following(desk.model)
+        self.follows = following(desk.model)
         tied = {n for n, t in desk.tensors.items() if len(t.names) > 1}
         self.tied = {n for n in tied if desk.places[n].role == "embedding"}
         self.tied_widths = {desk.places[n].shape[-1] for n in self.tied}
@@ -281,9 +279,9 @@ def _labels(session: Session) -> Any:
 
 def places_for(model: nn.Module, names: Collection[str]) -> dict[str, Place]:
     """The places of a model's tensors, by the names that `tensors_of` gives them."""
+    found = places_of(model)
     with at_rest(model):
-        found = places_of(model)
-        return {name: _adapter(name, _parametrised(name, found[name], model)) for name in names}
+        return {name: _parametrised(name, found[name], model) for name in names}
 
 
 def _parametrised(name: str, place: Place, model: nn.Module) -> Place:
@@ -298,10 +296,3 @@ def _parametrised(name: str, place: Place, model: nn.Module) -> Place:
     if place.role != "unknown" or layout is None or tuple(getattr(model.get_submodule(head), own).shape) != place.shape:
         return place
     return replace(place, role="weight", layout=layout, fans=layout.fans(place.shape))
-
-
-def _adapter(name: str, place: Place) -> Place:
-    """peft puts an adapter inside the layer it adapts, so that its name says q_proj, too."""
-    words = name.split(".")
-    role: Role | None = "adapter_in" if "lora_A" in words else "adapter_out" if "lora_B" in words else None
-    return replace(place, role=role) if role is not None and place.fans is not None else place

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from symbreak.errors import ModelError, SchemeError, nearest
 
@@ -121,21 +119,6 @@ def _maps() -> list[tuple[int, int]]:
             low, high = span.split("-")
             spans.append((int(low, 16), int(high, 16)))
     return spans
-
-
-@contextlib.contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Reading a parametrised weight computes it, and in training mode spectral norm moves its buffers: not in here."""
-    inside = [m for one in model.modules() if isinstance(one, ParametrizationList) for m in one.modules()]
-    modes = [(m, m.training) for m in inside]
-    try:
-        for m in inside:
-            m.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
 
 
 def matching(pattern: str, tensors: Mapping[str, Held]) -> tuple[str, ...]:
