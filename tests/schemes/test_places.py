@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+import symbreak as sb
 from symbreak import schemes
 from symbreak.cli import main
 from symbreak.errors import SchemeError
@@ -28,6 +29,7 @@ from symbreak.schemes import (
     parse,
     places_of,
 )
+from symbreak.schemes.fans import layout_used
 from symbreak.schemes.suits import suits
 from symbreak.schemes.survey import survey
 
@@ -39,6 +41,9 @@ class Conv1D(nn.Module):
         super().__init__()
         self.nf = nf
         self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).view(*x.shape[:-1], self.nf)
 
 
 # ---- fans ---------------------------------------------------------------------------------------------------------
@@ -127,6 +132,57 @@ def test_experts_are_scaled_like_one_of_them() -> None:
 def test_shapes_without_fans(shape: tuple[int, ...], facts: dict[str, int], message: str) -> None:
     with pytest.raises(SchemeError, match=message):
         fans_of_shape(shape, **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "axis", "options", "fans"),
+    [
+        ("linear", (10, 6), 0, {}, Fans(6, 10)),
+        ("addmm", (6, 10), 1, {}, Fans(6, 10)),  # transformers' Conv1D
+        ("conv_transpose2d", (8, 2, 3, 3), 1, {"groups": 2}, Fans(36, 18)),
+        ("lstm", (24, 5), 0, {"parts": 4}, Fans(5, 6)),
+        ("bmm", (4, 6, 10), 2, {}, Fans(6, 10)),
+        ("matmul", (4, 10, 6), -2, {}, Fans(6, 10)),
+        ("matmul", (10, 6), None, {}, Fans(6, 10)),
+    ],
+)
+def test_layouts_of_weights_seen_in_use(
+    kind: str, shape: tuple[int, ...], axis: int | None, options: dict[str, int], fans: Fans
+) -> None:
+    layout = layout_used(kind, shape, axis, **options)
+    assert layout is not None
+    assert layout.fans(shape) == fans
+
+
+def test_a_unit_axis_in_front_of_others_has_no_layout() -> None:
+    assert layout_used("einsum", (4, 6, 10), 0) is None
+    assert layout_used("einsum", (4, 6, 10), None) is None
+
+
+def test_the_layers_of_a_report_show_the_scheme_by_their_true_fans() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deep = nn.Conv1d(48, 48, 7, groups=48)
+            self.memory = nn.LSTM(48, 64, batch_first=True)
+            self.fused = Conv1D(96, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.fused(self.memory(self.deep(x).mT)[0])
+            return made
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        model = Net()
+    schemes.kaiming_normal(mode="fan_out").fill_(model.deep.weight, generator=generator, place=Place(layout=Layout(48)))
+    four = Place(layout=Layout(parts=4))
+    schemes.xavier_normal().fill_(model.memory.weight_ih_l0, generator=generator, place=four)  # type: ignore[arg-type]
+    schemes.lecun_normal().fill_(model.fused.weight, generator=generator, place=Place(layout=Layout(transposed=True)))
+    report = sb.check(model, torch.randn(4, 48, 20, generator=generator))
+    shown = {row.weight: row.scheme for row in report.layers}
+    assert shown["deep.weight"].startswith("kaiming_normal")  # of torch's fan_out, 48 times as large, it would be 1/48
+    assert shown["memory.weight_ih_l0"].startswith("xavier_normal")
+    assert shown["fused.weight"].startswith("lecun_normal")
 
 
 # ---- places -------------------------------------------------------------------------------------------------------
@@ -318,6 +374,7 @@ WEIGHT = Place(shape=(64, 32), fans=Fans(32, 64))
         ("tanh", {}, "kaiming_normal(gain=1.593)", "tanh follows"),
         ("tanh", {"depth": 60}, "edge_of_chaos", "60 layers"),
         ("sigmoid", {}, "xavier_normal(gain=4.0)", "whose slope at zero is 1/4"),
+        ("sigmoid", {"position": "first"}, "lecun_normal", "data of size 1"),
         ("selu", {}, "lecun_normal", "gain 1"),
         ("sin(30)", {}, "siren", "about standard normal"),
         (None, {"position": "last"}, "lecun_normal", "the output"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import symbreak as sb
+from symbreak import schemes
 from symbreak.schemes import places_of
 
 
@@ -43,7 +44,16 @@ def chosen(start: sb.starts.Start) -> dict[str, str]:
      (nn.Sigmoid, "xavier_normal(gain=4.0)"), (lambda: nn.LeakyReLU(0.5), "kaiming_normal(gain=1.265)")],
 )  # fmt: skip
 def test_the_activation_that_follows_decides(phi: Callable[[], nn.Module], scheme: str) -> None:
-    assert chosen(sb.init_(mlp(phi), "auto", X))["0.weight"] == scheme
+    assert chosen(sb.init_(mlp(phi), "auto", X))["2.weight"] == scheme
+
+
+def test_data_does_not_fill_the_first_sigmoids() -> None:
+    model = mlp(nn.Sigmoid, depth=4, width=64)
+    start = sb.init_(model, "auto", X, generator=generator())
+    assert (chosen(start)["0.weight"], chosen(start)["2.weight"]) == ("lecun_normal", "xavier_normal(gain=4.0)")
+    assert float((model[0](X).abs() > 3).double().mean()) < 0.01
+    schemes.xavier_normal(gain=4.0).fill_(model[0].weight, generator=generator())
+    assert float((model[0](X).abs() > 3).double().mean()) > 0.01
 
 
 def test_deep_tanh_nets_start_at_the_edge_with_biases() -> None:

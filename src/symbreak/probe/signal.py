@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from symbreak.records import ActivationTrace, InputTrace, LayerTrace, TargetTrace
-from symbreak.schemes import Fans, fans_of_shape, recognise
+from symbreak.schemes import Place, recognise
 from symbreak.schemes.activations import PIECEWISE, RANGES
+from symbreak.schemes.fans import layout_used
 from symbreak.thresholds import ENOUGH_SAMPLES, FEWEST_SAMPLES, SURELY
 
 from .graph import Graph
@@ -48,7 +49,7 @@ def _layer(
         kind=site.kind,
         weight=site.weight,
         shape=tuple(weight.shape),
-        scheme=str(recognise(weight, _fans(site, weight))),
+        scheme=str(recognise(weight, place=_place(site, weight))),
         activation=site.activation,
         out_axis=site.out_axis,
         gates=site.gates,
@@ -70,10 +71,13 @@ def _layer(
     )
 
 
-def _fans(site: Site, weight: Tensor) -> Fans | None:
-    if weight.dim() < 2 or weight.is_complex():
-        return None
-    return fans_of_shape(tuple(weight.shape), transposed=site.kind.startswith("conv_transpose"))
+def _place(site: Site, weight: Tensor) -> Place:
+    """Where its layer stands, as far as the scheme of a weight depends on it: groups, fused parts, stacked experts."""
+    if site.kind == "embedding" or weight.dim() < 2:
+        return Place(role="embedding" if site.kind == "embedding" else "weight")
+    parts = 3 if site.weight.endswith("in_proj_weight") else site.gates  # of torch's attention
+    layout = layout_used(site.kind, weight.shape, site.out_axis, groups=site.groups, parts=parts)
+    return Place(layout=layout, fans=layout.fans(weight.shape)) if layout is not None else Place()
 
 
 def _root_mean(second_moment: Tensor | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from symbreak.probe.passes import Pass, Runner, UsersCodeError
 from symbreak.probe.task import Task
 from symbreak.records import Asked
 from symbreak.report import Report
+from symbreak.schemes import places_of
 
 from .part import Part, forgets, without
 from .trained import looks_trained
@@ -35,6 +37,8 @@ class Bench:
         report: of the model with the chosen parts in place.
         chosen: in the order in which they were chosen.
         refusals: parameter -> why it may not be changed, of those that a repair would have liked to change.
+        places: parameter -> where it stands, as far as its module tells.
+        tied: parameters that go by several names.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Bench:
         self.first = report
         self._progress, self._checks = progress, 0
         self.params = dict(model.named_parameters())
+        self.places = places_of(model)
+        self.tied = _tied(model)
         self.chosen: list[Part] = []
         self.refusals: dict[str, str] = {}
         self._allowed: dict[str, bool] = {}
@@ -70,9 +76,12 @@ class Bench:
 
     def noise(self, name: str, shape: Iterable[int], std: float, *, salt: str = "") -> Tensor:
         """Normal numbers for one parameter: the same at every call, whatever else is drawn."""
-        generator = torch.Generator("cpu").manual_seed(zlib.crc32(f"{name} {salt} {self.asked.seed}".encode()))
-        drawn = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+        drawn = torch.randn(tuple(shape), generator=self.generator(name, salt), dtype=torch.float64)
         return (drawn * std).to(self.params[name].device)
+
+    def generator(self, name: str, salt: str = "") -> torch.Generator:
+        """Where the random numbers for one parameter come from."""
+        return torch.Generator("cpu").manual_seed(zlib.crc32(f"{name} {salt} {self.asked.seed}".encode()))
 
     def choose(self, parts: Sequence[Part]) -> None:
         """Add parts to those chosen. What was done before to a tensor that is now drawn anew is no part of the plan."""
@@ -202,6 +211,11 @@ def _span(p: Tensor) -> tuple[int, int]:
         return 0, 0
     last = sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
     return p.data_ptr(), p.data_ptr() + (last + 1) * p.element_size()
+
+
+def _tied(model: nn.Module) -> frozenset[str]:
+    names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    return frozenset(name for name, p in model.named_parameters() if names[id(p)] > 1)
 
 
 def _same_memory(p: Tensor, q: Tensor) -> bool:

@@ -16,7 +16,7 @@ from symbreak.records import Finding, LayerTrace
 
 from .bench import Bench
 from .part import Edit, Part, replacing, scaling
-from .suited import bias_of, fresh, is_factor, suited_std, tensor_of
+from .suited import bias_of, fresh, is_factor, place_of, suited_std, tensor_of
 
 CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208"})
 TIERS = (30.0, 3.0, 1.25)  # how far off its suited size a layer is; torch's default is off by 2.4 behind a ReLU
@@ -50,6 +50,7 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
 
 def _can(bench: Bench, row: LayerTrace) -> bool:
     trainable = tensor_of(bench.report.trace, row.weight).start != "zero" and row.kind != "embedding"
+    trainable = trainable and place_of(bench, row.weight).role != "router"  # small on purpose, and no signal's way
     return trainable and len(row.shape) >= 2 and row.weight_rms > 0 and bench.may(row.weight)
 
 

@@ -1,58 +1,42 @@
-"""How a tensor of this model is drawn anew: the scheme that suits its layer, and the fans it scales by."""
+"""How a tensor of this model is drawn anew: the scheme that `suits` its place, as the check saw it run."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from symbreak.records import LayerTrace, TensorTrace, Trace
-from symbreak.schemes import (
-    Fans,
-    Moments,
-    Place,
-    Scheme,
-    constant,
-    fans_of_shape,
-    kaiming_normal,
-    lecun_normal,
-    normal,
-    zeros,
-)
+from symbreak.schemes import ACTIVATIONS, Fans, Layout, Moments, Place, Scheme, constant, lecun_normal, normal
+from symbreak.schemes.fans import layout_used
+from symbreak.schemes.place import Role
+from symbreak.schemes.suits import suits
 
 from .bench import Bench
 
-RECTIFIERS = frozenset({"relu", "relu6", "leaky_relu", "prelu", "rrelu", "gelu", "silu", "mish", "threshold"})
-"""Those that let about half of the second moment through, so that weights start sqrt(2) larger."""
-STEEP = {"sigmoid": 4.0, "hardsigmoid": 6.0}
-"""One over the steepest slope, for hidden layers: what keeps the back-signal."""
-TOKENS = 0.02  # std of embeddings, tokens and positions, as in BERT, GPT-2 and ViT
+TOKENS = 0.02  # std of bare tokens and positions, as in BERT, GPT-2 and ViT
+GATE = 0.1  # the usual start of a gate is the very zero, or hardly more, that a repair has to replace
 
 
-def suited(bench: Bench, name: str) -> tuple[Scheme, Fans | None]:
-    """The scheme that suits a parameter where it stands, with its fans.
+def suited(bench: Bench, name: str) -> tuple[Scheme, Place]:
+    """The scheme that suits a parameter where it stands, and its place: what `symbreak schemes --for` says of it.
 
-    Matrices: kaiming_normal in front of a rectifier, lecun_normal elsewhere, larger in front of a hidden sigmoid.
-    Tables and tokens: normal(0.02). Gains of norms: one; gates: 0.1; biases: zero.
+    Apart from that: a factor is never zero, because then it would not be worth drawing. Gates are 0.1, adapters'
+    second factors and norms that end a branch are drawn like others; tokens and positions are normal(0.02).
     """
     trace = bench.report.trace
-    tensor, row = tensor_of(trace, name), layer_of(trace, name)
-    if row is not None and row.kind != "embedding" and len(tensor.shape) >= 2:
-        gain = 1.0 if row.from_data else STEEP.get(row.activation or "", 1.0)
-        plain = lecun_normal() if gain == 1.0 else kaiming_normal(gain=gain)
-        return kaiming_normal() if row.activation in RECTIFIERS else plain, layer_fans(bench, row)
-    if "norm_weight" in tensor.roles or (not tensor.roles and len(tensor.shape) == 1 and name.endswith("weight")):
-        return constant(1.0), None
-    if "scale" in tensor.roles:
-        return constant(0.1), None
-    if tensor.roles & {"bias", "norm_bias"} or (not tensor.roles and name.endswith("bias")):
-        return zeros(), None
-    if "lookup" in tensor.roles or ("weight" not in tensor.roles and tensor.roles):
-        return normal(TOKENS), None
-    if len(tensor.shape) >= 2:
-        return lecun_normal(), fans_of_shape(tensor.shape)
-    return normal(TOKENS), None
+    tensor, row, place = tensor_of(trace, name), layer_of(trace, name), place_of(bench, name)
+    ran = row.activation if row is not None else None
+    phi = ACTIVATIONS.get(ran or "")
+    found = suits(place, phi, known=ran is None or phi is not None, tied=name in bench.tied).scheme
+    if found is None or place.role == "gate":
+        return constant(GATE) if place.role == "gate" else normal(TOKENS), place
+    moments = found.moments(place=place)
+    if is_factor(tensor) and moments.mean == moments.std == 0:
+        return lecun_normal() if place.fans is not None else constant(1.0), place
+    return found, place
 
 
 def suited_std(bench: Bench, name: str) -> float:
@@ -62,29 +46,56 @@ def suited_std(bench: Bench, name: str) -> float:
 
 def moments_of(bench: Bench, name: str) -> Moments:
     """Mean and standard deviation that the suiting scheme promises."""
-    scheme, fans = suited(bench, name)
-    return scheme.moments(place=Place(shape=tuple(bench.params[name].shape), fans=fans))
+    scheme, place = suited(bench, name)
+    return scheme.moments(place=place)
 
 
 def fresh(bench: Bench, name: str, *, salt: str = "") -> Tensor:
     """[...] float64: a new draw."""
-    moments = moments_of(bench, name)
-    shape = bench.params[name].shape
-    return moments.mean + bench.noise(name, shape, moments.std, salt=salt)
+    scheme, place = suited(bench, name)
+    p = bench.params[name]
+    drawn = scheme.draw(p.shape, generator=bench.generator(name, salt), place=place, dtype=torch.float64)
+    return drawn.to(p.device)
 
 
-def layer_fans(bench: Bench, row: LayerTrace) -> Fans:
-    """Fans as the layer really multiplies: groups, transposition and stacked experts counted right."""
-    shape = row.shape
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+
+def place_of(bench: Bench, name: str) -> Place:
+    """Where a parameter stands: by its module, and where that does not tell, by what the check saw it do."""
+    trace = bench.report.trace
+    tensor, row = tensor_of(trace, name), layer_of(trace, name)
+    place = bench.places.get(name, Place(shape=tensor.shape, role="unknown"))
+    if row is None or row.kind == "embedding" or len(tensor.shape) < 2:
+        return replace(place, role=_role(tensor)) if place.role == "unknown" else place
+    if place.role == "unknown":
+        layout, fans = _multiplies(bench, row)
+        place = replace(place, role="weight", layout=layout, fans=fans)
+    depth = sum(len(r.shape) >= 2 and r.kind != "embedding" for r in trace.layers)
+    return replace(place, depth=depth, position="first" if row.from_data else "hidden")
+
+
+def _role(tensor: TensorTrace) -> Role:
+    """The part of a parameter that its module does not tell, by the operations that use it; by its name if none do."""
+    if "norm_weight" in tensor.roles or (
+        not tensor.roles and len(tensor.shape) == 1 and tensor.name.endswith("weight")
+    ):
+        return "gain"
+    if "scale" in tensor.roles:
+        return "gate"
+    if tensor.roles & {"bias", "norm_bias"} or (not tensor.roles and tensor.name.endswith("bias")):
+        return "bias"
+    return "unknown"
+
+
+def _multiplies(bench: Bench, row: LayerTrace) -> tuple[Layout, Fans]:
+    """Layout and fans as the layer really multiplies: groups, transposition and stacked experts counted right."""
     groups = int(getattr(module_of(bench, row.name), "groups", 1))
-    if row.kind.startswith("conv"):
-        return fans_of_shape(shape, groups=groups, transposed=row.kind.startswith("conv_transpose"))
-    if row.out_axis is None or row.kind == "linear":
-        return fans_of_shape(shape)
-    if len(shape) >= 2 and row.out_axis % len(shape) in (len(shape) - 1, len(shape) - 2):
-        out = row.out_axis % len(shape)
-        return Fans(fan_in=shape[2 * len(shape) - 3 - out], fan_out=shape[out])
-    return Fans(fan_in=max(1, math.prod(shape) // shape[row.out_axis]), fan_out=shape[row.out_axis])
+    layout = layout_used(row.kind, row.shape, row.out_axis, groups=groups, parts=row.gates)
+    if layout is not None:
+        return layout, layout.fans(row.shape)
+    out = row.shape[row.out_axis or 0]
+    return Layout(), Fans(fan_in=max(1, math.prod(row.shape) // out), fan_out=out)
 
 
 def module_of(bench: Bench, layer: str) -> torch.nn.Module | None:

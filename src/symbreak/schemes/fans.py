@@ -128,6 +128,33 @@ def layout_of(module: nn.Module, name: str = "weight") -> Layout | None:
     return Layout() if known and name.endswith("weight") else None
 
 
+def layout_used(
+    kind: str, shape: Sequence[int], out_axis: int | None, *, groups: int = 1, parts: int = 1
+) -> Layout | None:
+    """How a weight is to be read that an operation was seen to apply; None where no layout says it.
+
+    Args:
+        kind: name of torch's function: linear, conv2d, conv_transpose1d, matmul, lstm, ...
+        shape: of the weight, two axes or more.
+        out_axis: axis of the weight along which its units lie; None where that is not known.
+        groups: of a convolution.
+        parts: weights of one shape fused along the output axis.
+    Example:
+        >>> layout_used("matmul", (8, 64, 256), -1)  # x[e, b, i] @ W[e, i, o]
+        Layout(groups=1, transposed=True, stack=1, parts=1)
+        >>> layout_used("conv2d", (32, 1, 3, 3), 0, groups=32).fans((32, 1, 3, 3))
+        Fans(fan_in=9, fan_out=9)
+
+    Source: torch.nn.functional.
+    """
+    if kind.startswith("conv"):
+        return Layout(groups=groups, transposed=kind.startswith("conv_transpose"), parts=parts)
+    if out_axis is None or len(shape) < 2:
+        return Layout(parts=parts) if len(shape) == 2 else None
+    out, stack = out_axis % len(shape), len(shape) - 2
+    return Layout(stack=stack, transposed=out == stack + 1, parts=parts) if out >= stack else None
+
+
 def gates_of(module: nn.Module) -> int:
     """How many gates a recurrent layer fuses: 4 for LSTM, 3 for GRU, else 1.
 

@@ -126,9 +126,8 @@ def _feeds_a_scan(full: str, model: nn.Module) -> bool:
     if not found or own not in ("weight", "bias"):
         return False
     mixer = model.get_submodule(holder.removesuffix("."))
-    out = getattr(mixer, "out_proj", None)
-    width = getattr(getattr(out, "weight", None), "shape", (0, 0))[1]
-    return hasattr(mixer, "A_log") and len(mixer.in_proj.weight) == 2 * width
+    made, read = (getattr(getattr(mixer, name, None), "weight", None) for name in ("in_proj", "out_proj"))
+    return hasattr(mixer, "A_log") and made is not None and read is not None and len(made) == 2 * read.shape[1]
 
 
 def _beside_queries(word: str, full: str, model: nn.Module) -> bool:

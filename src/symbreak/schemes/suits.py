@@ -125,6 +125,8 @@ def _by_activation(place: Place, phi: Activation) -> Suit:
         return Suit(lecun_normal(), "selu follows, made to keep mean 0 and variance 1 with gain 1")
     found = gains(phi)
     if phi.kind == "sigmoidal" and found.mean > 0.1:  # sigmoid, hardsigmoid: the mean is most of the second moment
+        if place.position == "first":
+            return Suit(lecun_normal(), f"{phi!r} follows, and data of size 1 would fill it with a larger gain")
         gain = float(f"{1 / found.slope_mean:.3g}") if phi.name != "sigmoid" else 4.0
         return Suit(
             xavier_normal(gain=gain), f"{phi!r} follows, whose slope at zero is 1/{gain:g}: the gain makes up for it"
