@@ -10,10 +10,12 @@ its unit is dead is not counted.
 import argparse
 import gc
 import json
+import multiprocessing
 import sys
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -57,6 +59,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="real models; none: those of real_models.faults")
     parser.add_argument("--known-only", action="store_true", help="only the starts of tests/ground_truth")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, each in a process of its own")
     parser.add_argument("--json", metavar="FILE", help="write every repair; repairs that FILE holds are not done again")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables between the markers of this page")
     options = parser.parse_args()
@@ -66,14 +69,17 @@ def main() -> int:
     print(summary_of_known(known), flush=True)
     injected: list[Repair] = []
     if not options.known_only:
-        injected = list(injected_faults(options.names or MODELS.split(), options.seed, options.json))
+        injected = list(injected_faults(options.names or MODELS.split(), options.seed, options.json, options.jobs))
         print(summary_of_injected(injected))
     if options.markdown:
         page = Path(options.markdown)
         put_between(page, *KNOWN, table_of_known(known) + "\n\n" + summary_of_known(known))
         if injected:
             put_between(page, *INJECTED, table_of_injected(injected) + "\n\n" + summary_of_injected(injected))
-    return 0 if all(r.healed or r.left for r in (*known, *injected)) else 1
+    missing = set() if options.known_only else {*(options.names or MODELS.split())} - {r.model for r in injected}
+    if missing:
+        print(f"no fault of {', '.join(sorted(missing))} was repaired: stopped, or none was fatal")
+    return 0 if all(r.healed or r.left for r in (*known, *injected)) and not missing else 1
 
 
 # ---- starts whose truth is known -------------------------------------------------------------------------------------
@@ -115,24 +121,42 @@ def repaired(
 # ---- faults in real models -------------------------------------------------------------------------------------------
 
 
-def injected_faults(names: list[str], seed: int, file: str | None) -> Iterator[Repair]:
+def injected_faults(names: list[str], seed: int, file: str | None, jobs: int = 1) -> Iterator[Repair]:
     """The fatal injections of each model; with a file, what it holds is taken from there and what is new is added."""
-    done = [Repair(**row) for row in json.loads(Path(file).read_text())] if file and Path(file).is_file() else []
+    page = Path(file) if file else None
+    done: dict[str, Any] = json.loads(page.read_text()) if page is not None and page.is_file() else {}
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for _ in as_many_at_once(pool, [name for name in names if name not in done], seed, done):
+            if page is not None:
+                page.write_text(json.dumps(done, indent=1))
     for name in names:
-        kept = [r for r in done if r.model == name]
-        if kept:
-            yield from kept
+        yield from (Repair(**row) for row in done.get(name, ()))
+
+
+def as_many_at_once(pool: Executor, names: list[str], seed: int, done: dict[str, Any]) -> Iterator[None]:
+    """Repair the models as the pool takes them, and say what came of each as soon as it is known."""
+    running = {pool.submit(model_repaired, name, seed): name for name in names}
+    for future in as_completed(running):
+        name = running[future]
+        try:
+            repairs, seconds = future.result()
+        except Exception as error:  # the other models go on; main says which are missing
+            print(f"{name}: stopped by {type(error).__name__}: {error}", flush=True)
             continue
-        started = time.perf_counter()
-        fresh_ones = list(faults_of(name, seed))
-        for r in fresh_ones:
+        for r in repairs:
             if not r.healed:
                 print(f"  not healed: {r.model}, {r.fault}, {r.where} ({r.judged or r.left})")
-        print(f"{name}: {len(fresh_ones)} fatal faults, {time.perf_counter() - started:.1f} s", flush=True)
-        done += fresh_ones
-        if file:
-            Path(file).write_text(json.dumps([asdict(r) for r in done], indent=1))
-        yield from fresh_ones
+        print(f"{name}: {len(repairs)} fatal faults, {seconds:.1f} s", flush=True)
+        done[name] = [asdict(r) for r in repairs]
+        yield
+
+
+def model_repaired(name: str, seed: int) -> tuple[list[Repair], float]:
+    """All fatal faults of one model, in a process of its own: what it imports and allocates goes with it."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    return list(faults_of(name, seed)), time.perf_counter() - started
 
 
 def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:

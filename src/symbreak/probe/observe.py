@@ -9,8 +9,7 @@ Equal units have equal projections; different ones do not, with probability 1.
 from __future__ import annotations
 
 import sys
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from symbreak.thresholds import LINEAR, SATURATED
 
 from .project import Array, project
 from .slopes import slope, steepest
+from .usage import APPLIES, Owned, Tags, Usage, argument, tensors_among, usage_of
 
 _LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 _TO_FLOAT = frozenset({"float", "half", "bfloat16"})
@@ -45,9 +45,6 @@ _DROPOUTS = frozenset(
 _RECURRENT = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _NORMS = {"batch_norm": 4, "layer_norm": 3, "group_norm": 3, "instance_norm": 4, "rms_norm": 9}  # where the bias stands
 _MULTIPLIES = frozenset(["mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"])
-_APPLIES = frozenset(
-    ["linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
-)
 _FLIPS = frozenset(["t", "T", "mT", "transpose", "adjoint", "swapaxes", "__get__"])
 _MOST_SLOPES = 1 << 21  # elements of one activation whose slope is measured
 
@@ -110,28 +107,6 @@ class Seen:
     starved: set[str] = field(default_factory=set)  # parameters that met a tensor without elements
 
 
-class _Tags:
-    """What is known of a tensor, as long as it lives. Nothing is kept alive and nothing is hung on the tensor."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
-
-    def get(self, tensor: Any) -> Any:
-        entry = self._known.get(id(tensor))
-        return entry[1] if entry is not None and entry[0]() is tensor else None
-
-    def set(self, tensor: Tensor, value: Any) -> None:
-        self._known[id(tensor)] = (weakref.ref(tensor), value)
-
-
-@dataclass(frozen=True)
-class _Owned:
-    """A tensor made of parameters alone: their names, and whether its last two axes are swapped."""
-
-    names: tuple[str, ...]
-    flipped: bool = False
-
-
 class Observer(TorchFunctionMode):
     """See the module's docstring. `measure` adds the signal statistics and slopes, which only the first pass needs."""
 
@@ -145,12 +120,12 @@ class Observer(TorchFunctionMode):
         self._modules = {id(m): name for name, m in model.named_modules()}
         self._root = type(model).__name__
         self._sizes = {n: p.numel() for n, p in model.named_parameters()}
-        self._own = _Tags()
-        self._origin = _Tags()  # tensor -> (layer, unit axis) it comes from, elementwise
-        self._end = _Tags()  # tensor -> the name of the activation whose result it is
-        self._activation = _Tags()  # tensor -> the Activation it comes from, elementwise
+        self._own = Tags()
+        self._origin = Tags()  # tensor -> (layer, unit axis) it comes from, elementwise
+        self._end = Tags()  # tensor -> the name of the activation whose result it is
+        self._activation = Tags()  # tensor -> the Activation it comes from, elementwise
         for name, p in model.named_parameters():
-            self._own.set(p, _Owned((name,)))
+            self._own.set(p, Owned((name,)))
 
     def activation_of(self, tensor: Tensor) -> str | None:
         """The name of the activation whose result this tensor is."""
@@ -222,7 +197,7 @@ class Observer(TorchFunctionMode):
         return args[0].detach().clone() if in_place and self._measure else args[0].detach()
 
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, z: Tensor | None, result: Any) -> None:
-        tensors = list(_tensors((*args, *kwargs.values())))
+        tensors = list(tensors_among((*args, *kwargs.values())))
         owned = [(t, tag) for t in tensors if (tag := self._own.get(t)) is not None]
         if owned:
             if len(owned) == len(tensors):
@@ -237,16 +212,16 @@ class Observer(TorchFunctionMode):
             self._activate(func, _known_as(name.rstrip("_"), args, kwargs), args, kwargs, z, result)
 
     def _derive(self, name: str, args: Any, kwargs: Any, tensors: Sequence[Tensor], owned: Any, result: Any) -> None:
-        if name in _APPLIES:  # a layer applied to a free parameter, such as learned queries: those are data to it
+        if name in APPLIES:  # a layer applied to a free parameter, such as learned queries: those are data to it
             self._name_roles(name, args, kwargs, owned, result)
             return
         names = tuple(dict.fromkeys(n for _, tag in owned for n in tag.names))
-        for out in _tensors((result,)):
+        for out in tensors_among((result,)):
             flips = name in _FLIPS and out.dim() >= 2 and out.shape == tensors[0].transpose(-2, -1).shape
             flipped = owned[0][1].flipped != (
                 flips and out.data_ptr() == tensors[0].data_ptr() and out is not tensors[0]
             )
-            self._own.set(out, _Owned(names, flipped))
+            self._own.set(out, Owned(names, flipped))
 
     def _pass_on(self, source: Tensor, result: Tensor) -> None:
         if result is source or result.numel() != source.numel():
@@ -276,7 +251,7 @@ class Observer(TorchFunctionMode):
 
     def _use(self, name: str, args: Any, kwargs: Any, owned: Any, result: Any) -> None:
         self._name_roles(name, args, kwargs, owned, result)
-        data = next((t for t in _tensors((*args, *kwargs.values())) if self._own.get(t) is None), None)
+        data = next((t for t in tensors_among((*args, *kwargs.values())) if self._own.get(t) is None), None)
         if data is not None and data.numel() == 0:
             self.seen.starved.update(n for _, tag in owned for n in tag.names)
             return
@@ -285,13 +260,13 @@ class Observer(TorchFunctionMode):
         elif name in _RECURRENT:
             self._use_recurrent(name, args)
         elif isinstance(result, Tensor):
-            layout = _layout(name, args, kwargs, result)
+            layout = usage_of(name, args, kwargs, result)
             if layout is not None and (tag := self._own.get(layout.weight)) is not None:
                 self._apply(name, layout, tag, data, result)
             elif data is not None:
                 self._pass_on(data, result)
 
-    def _apply(self, name: str, layout: _Layout, tag: _Owned, data: Tensor | None, result: Tensor) -> None:
+    def _apply(self, name: str, layout: Usage, tag: Owned, data: Tensor | None, result: Tensor) -> None:
         bias = self._own.get(layout.bias) if layout.bias is not None else None
         axes = (layout.in_axis, layout.out_axis) if tag.flipped else (layout.out_axis, layout.in_axis)
         site = self._site(max(tag.names, key=self._sizes.__getitem__), name, *axes)
@@ -433,45 +408,6 @@ def layer_name(parameter: str, root: str) -> str:
     return parameter
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the units of an operation lie: in its result, and in its weight."""
-
-    weight: Tensor
-    bias: Tensor | None
-    unit_axis: int  # of the result
-    out_axis: int | None  # of the weight
-    in_axis: int | None
-    groups: int = 1
-
-
-def _argument(args: Any, kwargs: Any, position: int, key: str) -> Any:
-    return args[position] if len(args) > position else kwargs.get(key)
-
-
-def _groups(args: Any, kwargs: Any) -> int:
-    """Of any convolution, transposed or not: the seventh argument."""
-    return int(_argument(args, kwargs, 6, "groups") or 1)
-
-
-def _layout(name: str, args: Any, kwargs: Any, result: Tensor) -> _Layout | None:
-    weight, bias = _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 2, "bias")
-    if name == "linear":
-        return _Layout(weight, bias, -1, 0, 1)
-    if name in ("conv1d", "conv2d", "conv3d"):
-        return _Layout(weight, bias, result.dim() - 1 - int(name[4]), 0, 1, _groups(args, kwargs))
-    if name.startswith("conv_transpose"):
-        return _Layout(weight, bias, result.dim() - 1 - int(name[14]), 1, 0, _groups(args, kwargs))
-    if name == "embedding":
-        return _Layout(weight, None, -1, 1, None)
-    if name in ("matmul", "mm", "bmm", "__matmul__", "addmm", "baddbmm"):
-        shifted = name.endswith("addmm") or name == "baddbmm"
-        right = _argument(args, kwargs, 2 if shifted else 1, "mat2" if shifted else "other")
-        if isinstance(right, Tensor) and right.dim() >= 2 and result.dim() >= 1:
-            return _Layout(right, args[0] if shifted else None, -1, right.dim() - 1, right.dim() - 2)
-    return None
-
-
 def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str:
     """How an operation uses a parameter: weight, bias, norm_weight, norm_bias, lookup, input, scale, shift, other."""
     if name == "embedding":
@@ -479,15 +415,15 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str
     if name in ("__getitem__", "index_select", "gather", "take"):
         return "lookup"
     if name in _NORMS:
-        return "norm_bias" if tensor is _argument(args, kwargs, _NORMS[name], "bias") else "norm_weight"
+        return "norm_bias" if tensor is argument(args, kwargs, _NORMS[name], "bias") else "norm_weight"
     if name in _RECURRENT:
         return "weight" if tensor.dim() >= 2 else "bias"
     if name == "multi_head_attention_forward":
         return "weight" if tensor.dim() == 2 else "bias"
-    if name in _APPLIES:
-        if tensor is _argument(args, kwargs, 0, "input"):
+    if name in APPLIES:
+        if tensor is argument(args, kwargs, 0, "input"):
             return "input"
-        return "bias" if tensor is _argument(args, kwargs, 2, "bias") else "weight"
+        return "bias" if tensor is argument(args, kwargs, 2, "bias") else "weight"
     if name in ("add", "add_", "sub", "sub_", "__add__", "__radd__", "__iadd__", "__sub__", "__rsub__"):
         return "bias" if _along_channels(tensor, result) else "shift"
     if name in _MULTIPLIES or name in ("div", "__truediv__"):
@@ -498,7 +434,7 @@ def _role(name: str, args: Any, kwargs: Any, tensor: Tensor, result: Any) -> str
 
 def _known_as(name: str, args: Any, kwargs: Any) -> str:
     """torch.nn.ReLU6 calls hardtanh(z, 0, 6)."""
-    return "relu6" if name == "hardtanh" and _argument(args, kwargs, 1, "min_val") in (0, 0.0) else name
+    return "relu6" if name == "hardtanh" and argument(args, kwargs, 1, "min_val") in (0, 0.0) else name
 
 
 def _along_channels(tensor: Tensor, result: Any) -> bool:
@@ -533,7 +469,7 @@ def _grouped_product(rows: Tensor, weights: Tensor, offs: Tensor, **options: Any
 
 def _promote(args: Any, kwargs: Any) -> tuple[Any, Any] | None:
     """The same call with its float32 tensors in float64 (a global constant, a teacher), or None where it has none."""
-    if not any(t.dtype in _LOW for t in _tensors((*args, *kwargs.values()))):
+    if not any(t.dtype in _LOW for t in tensors_among((*args, *kwargs.values()))):
         return None
 
     def lift(a: Any) -> Any:
@@ -542,14 +478,6 @@ def _promote(args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         return type(a)(lift(i) for i in a) if type(a) in (list, tuple) else a
 
     return tuple(map(lift, args)), {k: lift(v) for k, v in kwargs.items()}
-
-
-def _tensors(things: Any) -> Iterator[Tensor]:
-    for thing in things:
-        if isinstance(thing, Tensor):
-            yield thing
-        elif isinstance(thing, list | tuple):
-            yield from _tensors(thing)
 
 
 def _margin(mean: Tensor, std: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from symbreak.probe.observe import _APPLIES, Observer, _layout, _Owned, _Tags, _tensors
+from symbreak.probe.observe import Observer
+from symbreak.probe.usage import APPLIES, Owned, Tags, tensors_among, usage_of
 
 from .operations import (
     ADDS,
@@ -116,16 +117,16 @@ class Recorder(Observer):
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         super().__init__(model, dtype, step=1, measure=False)
         self.flow = Flow()
-        self._made = _Tags()
+        self._made = Tags()
 
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, z: Tensor | None, result: Any) -> None:
-        tensors = list(_tensors((*args, *kwargs.values())))
-        tags: list[_Owned | None] = [self._own.get(t) for t in tensors]
+        tensors = list(tensors_among((*args, *kwargs.values())))
+        tags: list[Owned | None] = [self._own.get(t) for t in tensors]
         super()._record(func, name, args, kwargs, z, result)
-        outs = [t for t in _tensors((result,)) if t.is_floating_point() or t.is_complex()]
+        outs = [t for t in tensors_among((result,)) if t.is_floating_point() or t.is_complex()]
         if name == "__setitem__" and tensors:
             outs = [tensors[0]]
-        if not outs or (tensors and all(tags) and name not in _APPLIES):
+        if not outs or (tensors and all(tags) and name not in APPLIES):
             return
         if not any(tags) and all(self.value(t) is None for t in tensors):
             return  # of constants alone: masks, positions
@@ -166,7 +167,7 @@ class Recorder(Observer):
         args: Any,
         kwargs: Any,
         tensors: Sequence[Tensor],
-        tags: Sequence[_Owned | None],
+        tags: Sequence[Owned | None],
         result: Any,
         outs: Sequence[Tensor],
     ) -> Call:
@@ -178,7 +179,7 @@ class Recorder(Observer):
             0, "other", name, tuple(outs[0].shape), inputs, params,
             positions=tuple(i for i, c in known if c is not None),
         )  # fmt: skip
-        layout = _layout(name, args, kwargs, outs[0]) if isinstance(result, Tensor) else None
+        layout = usage_of(name, args, kwargs, outs[0]) if isinstance(result, Tensor) else None
         weight = self._own.get(layout.weight) if layout is not None and layout.weight is not None else None
         if layout is not None and weight is not None:
             self._applied(call, name, layout, weight, args, kwargs)
@@ -208,7 +209,7 @@ class Recorder(Observer):
             call.kind = "input"
         return call
 
-    def _applied(self, call: Call, name: str, layout: Any, weight: _Owned, args: Any, kwargs: Any) -> None:
+    def _applied(self, call: Call, name: str, layout: Any, weight: Owned, args: Any, kwargs: Any) -> None:
         call.kind = "lookup" if name == "embedding" else "apply"
         call.weight = max(weight.names, key=self._sizes.__getitem__)
         bias = self._own.get(layout.bias) if layout.bias is not None else None
@@ -247,7 +248,7 @@ class Recorder(Observer):
         args: Any,
         kwargs: Any,
         tensors: Sequence[Tensor],
-        tags: Sequence[_Owned | None],
+        tags: Sequence[Owned | None],
         distinct: tuple[Call, ...],
     ) -> None:
         pairs = zip(tensors, tags, strict=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from symbreak.errors import BatchError
-from symbreak.probe.observe import Observer, _layout, _Owned
+from symbreak.probe.observe import Observer
+from symbreak.probe.usage import Owned, usage_of
 
 from .session import Session
 from .tensors import lengths_of
@@ -120,7 +121,7 @@ class Walker(Observer):
 
         if name == "multi_head_attention_forward":
             return self._attention(rerun, args, kwargs)
-        layout = _layout(name, args, kwargs, result) if isinstance(result, Tensor) else None
+        layout = usage_of(name, args, kwargs, result) if isinstance(result, Tensor) else None
         tag = self._own.get(layout.weight) if layout is not None and layout.weight is not None else None
         if layout is None or tag is None or layout.out_axis is None or name == "embedding":
             return False
@@ -148,7 +149,7 @@ class Walker(Observer):
         self.beside.add(tag.names[-1])
         return bias
 
-    def _writable(self, weight: str, tag: _Owned, used: Tensor) -> tuple[Tensor, ...] | None:
+    def _writable(self, weight: str, tag: Owned, used: Tensor) -> tuple[Tensor, ...] | None:
         """What to multiply so that the weight is: the parameter itself through a view, or weight norm's lengths."""
         if self._is_own(used, weight):
             return (used,)
