@@ -49,3 +49,13 @@ def test_injected_faults_are_healed(name: str) -> None:
     assert len(repairs) >= 4
     assert [r for r in repairs if not r.healed] == []
     assert sum(r.zeros_touched for r in repairs) == 0
+
+
+def test_constant_experts_are_drawn_anew() -> None:
+    """Unequal shares part the units, but leave one direction of the signal: experts that no token is sent to."""
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    from real_models.repairs import faults_of
+
+    constant = [r for r in faults_of("hf.switch_transformers.Seq2SeqLM") if r.fault == "every layer constant"]
+    assert [(r.healed, r.judged, r.left) for r in constant] == [(True, "harmless", "")]
