@@ -150,14 +150,14 @@ BITWISE = {
     "zeros": lambda w, g: nn.init.zeros_(w),
     "ones": lambda w, g: nn.init.ones_(w),
     "constant(0.3)": lambda w, g: nn.init.constant_(w, 0.3),
+    "orthogonal": lambda w, g: nn.init.orthogonal_(w, generator=g),
+    "orthogonal(gain=2.0)": lambda w, g: nn.init.orthogonal_(w, gain=2.0, generator=g),
 }
 CLOSE = {  # the same numbers, but for the last bit of a bound
     "kaiming_uniform": lambda w, g: nn.init.kaiming_uniform_(w, nonlinearity="relu", generator=g),
     "xavier_uniform": lambda w, g: nn.init.xavier_uniform_(w, generator=g),
     "lecun_uniform": lambda w, g: nn.init.kaiming_uniform_(w, nonlinearity="linear", generator=g),
     "torch_default": lambda w, g: nn.init.kaiming_uniform_(w, a=math.sqrt(5), generator=g),
-    "orthogonal": lambda w, g: nn.init.orthogonal_(w, generator=g),
-    "orthogonal(gain=2.0)": lambda w, g: nn.init.orthogonal_(w, gain=2.0, generator=g),
 }
 
 
@@ -220,6 +220,16 @@ def test_haar_is_uniform_under_rotations() -> None:
         torch.linalg.qr(torch.randn(3, 3, generator=source, dtype=torch.float64)).Q[0, 0].item() for _ in range(3000)
     ]
     assert stats.kstest(raw, stats.uniform(-1, 2).cdf).pvalue < 1e-6  # the control
+
+
+@pytest.mark.parametrize("shape", [(700, 700), (900, 300), (300, 900)])
+def test_orthonormal_to_the_rounding_of_float32(shape: tuple[int, int]) -> None:
+    weight = schemes.orthogonal().draw(shape, generator=generator(), dtype=torch.float64)
+    short = weight if shape[0] <= shape[1] else weight.T
+    gram = short @ short.T
+    assert float((gram - torch.eye(len(gram), dtype=torch.float64)).abs().max()) < 2e-6
+    assert float(weight.mean()) == pytest.approx(0, abs=4 / max(shape) ** 0.5 / weight.numel() ** 0.5)
+    assert float(weight.std()) == pytest.approx(max(shape) ** -0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(

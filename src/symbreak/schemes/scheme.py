@@ -96,8 +96,8 @@ class Scheme:
     ) -> torch.Tensor:
         """A new tensor drawn from the scheme, on the generator's device; the global random state stays where it is.
 
-        Same scheme, place and generator state: same weights in every dtype, because they are drawn in float32 (matrix
-        decompositions in float64) and then cast. A CPU generator gives the same weights for every device.
+        Same scheme, place and generator state: same weights in every dtype, because they are drawn in float32 and then
+        cast. A CPU generator gives the same weights for every device.
 
         Args:
             shape: of the tensor.
