@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from .schemes import Scheme
     from .starts import Start
+    from .starts.kept import Keep
 
 
 def init_(
@@ -20,7 +21,7 @@ def init_(
     *,
     generator: torch.Generator | None = None,
     loss: Callable[..., Tensor] | None = None,
-    keep: Iterable[str] = (),
+    keep: Keep = (),
 ) -> Start:
     """Start a model's weights in place, and return the plan that was carried out, tensor by tensor with reasons.
 
@@ -49,7 +50,10 @@ def init_(
             not moved, so that after `torch.manual_seed` the same weights are drawn, and two models of one shape started
             one after the other are equal. Pass a generator to avoid that.
         loss: loss(output, target); with labels in the batch "auto" sets the output bias to the prior.
-        keep: globs of tensors that stay as they are, such as pretrained ones.
+        keep: what stays as it is: globs of tensors' names; or a checkpoint, as a state_dict, the names in it
+            (`set(state)`), or the path of a safetensors file: what it holds under the same name and shape is kept, and
+            the plan says where the values of now are others. Which tensors were really loaded is not known here: only
+            what the checkpoint would have given.
 
     Returns:
         A Start: `steps` with tensor, scheme, action, because; prints as a table; `to_json()`, `undo()`.

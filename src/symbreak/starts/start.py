@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from .by_data import krahenbuhl, lsuv, weight_norm_data
 from .desk import Desk
 from .facts import Facts, facts_of, refined
 from .flow import Flow, record
+from .kept import Keep, kept
 from .learned import gradinit, metainit
 from .plain import MATRICES, ONLY, draw_all
 from .plan import Start
@@ -49,20 +50,21 @@ def start(
     *,
     generator: torch.Generator | None = None,
     loss: Callable[..., Tensor] | None = None,
-    keep: Iterable[str] = (),
+    keep: Keep = (),
 ) -> Start:
     """See `symbreak.init_`."""
     model = unwrap(model) if isinstance(model, nn.Module) else model
     tensors = tensors_of(model)
     asked = _asked(scheme)
     desk = Desk(model, places_for(model, tensors), _generator(generator))
-    kept = [name for pattern in _patterns(keep) for name in matching(pattern, tensors)]
-    desk.held_back = frozenset(kept)
+    held_back, told = kept(keep, tensors, {name for name, _ in model.named_buffers()})
+    desk.held_back = frozenset(held_back)
+    desk.notes += told
     groups = _groups(asked, desk)
     flow = _Flow(desk, batch, loss)
     with desk.open():
-        for name in kept:
-            desk.keep(name, "asked for with keep=")
+        for name, because in held_back.items():
+            desk.keep(name, because)
         for names, wanted, literally in groups:
             _carry_out(desk, names, wanted, literally, flow)
         return desk.start(_written(scheme))
@@ -205,15 +207,6 @@ def _groups(asked: Any, desk: Desk) -> list[tuple[list[str], Scheme | str | None
         if names:
             groups.append((names, wanted, literally))
     return groups
-
-
-def _patterns(keep: Any) -> list[str]:
-    if isinstance(keep, str):
-        return [keep]
-    try:
-        return list(keep)
-    except TypeError as err:
-        raise SchemeError(f"keep={keep!r}; expected patterns of tensors, such as keep=['backbone.*'].") from err
 
 
 def _written(scheme: Any) -> str:
