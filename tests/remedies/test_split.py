@@ -50,8 +50,8 @@ def wide_nets(draw: st.DrawFn) -> tuple[nn.Sequential, Tensor, list[int]]:
 def test_copies_part_and_the_function_stays(case: tuple[nn.Sequential, Tensor, list[int]]) -> None:
     model, x, copies = case
     report = sb.check(model, x, select=["SB00"])  # weights as large as these saturate, too
-    if report.verdict != "redundant":
-        return  # ReLU units that are off on every sample
+    if report.verdict != "redundant" or bool((model[:2](x) == 0).all(0).any()):
+        return  # ReLU units that are off on every sample: these stay alike whatever reads them
     before = model(x).detach()
     plan = sb.fix(model, report)
     plan.apply()
