@@ -53,6 +53,8 @@ CASES = [
     *_at("sparse"), *_at("sparse(connections=3, std=2.0)"), *_at("sparse", (2000, 5)),
     *_at("zero_hadamard", WIDE, (200, 300), CONV, (64, 16)), *_at("zero_hadamard", branch_end=True),
     *_at("idinit", WIDE, (200, 300), CONV), *_at("idinit(gain=2.0, noise=0.1)"), *_at("idinit", branch_end=True),
+    *_at("idinit(kernel='channel')", CONV), *_at("ds_init(power=0.25)", layer=3),
+    *_at("unit_scaling(constrained=True)"),
     *_at("rnn_default", (640, 90), layout=LSTM),
     *_at("rnn_default", (640,), role="bias", fans=Fans(90, 160), layout=LSTM),
     *_at("irnn", WIDE), *_at("irnn(scale=0.5)", SQUARE, role="recurrent"), *_at("irnn", (50,), **BIAS),

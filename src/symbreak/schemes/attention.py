@@ -45,8 +45,14 @@ def mimetic(
     terms.
 
     Tokens then attend to tokens like themselves, and attention begins by subtracting what it mixes in. Found for
-    images; for language the sign of b2 is reported the other way round. The paper's 0.7 and 0.4 are confirmed by
-    independent code; which of its transposes are meant is not, so this is derived from the two products above.
+    images; for language the signs of b1 and b2 are reported the other way round.
+
+    The paper multiplies from the right: x W_Q W_K^T x^T and x W_V W_O. As nn.Linear stores them that is query^T key
+    and (out value)^T, which is what is made here; a transposed product has the same law, since Z has. 0.7 and 0.7,
+    0.4 and -0.4, one Z a head for queries and keys, one in all for values, and cutting to the leading terms agree with
+    two public implementations of others, queries and keys entry by entry. For values these store the factors without
+    transposing them, so that their product is R L instead of L R: the same trace and eigenvalues, but no longer the
+    matrix that the paper describes.
 
     Args:
         width: d.

@@ -258,11 +258,14 @@ def drop_upcycled(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Experts that copy a trained feed-forward block, each with another share of its hidden units started afresh.
 
-    In every expert round(ratio h) hidden units are drawn; their rows of `up` and `gate` and columns of `down` are
-    redrawn from the normal of the same mean and standard deviation as the part they replace. Experts then differ, and
-    the router gets a gradient at the first step. Not function-preserving.
+    In every expert floor(ratio h) hidden units are drawn; their rows of `up` and `gate` and columns of `down` are
+    redrawn from the normal of the same mean and standard deviation (n - 1 in the denominator) as the part they replace,
+    each weight by its own. Experts then differ, and the router gets a gradient at the first step. Not
+    function-preserving.
 
-    From the paper's description; the authors' training code was not available to compare with.
+    As in the paper the same hidden units are renewed in all three weights. The authors' conversion draws them anew for
+    each weight, so that with ratio 0.5 a unit is wholly new only once in eight, and it permutes the hidden units of
+    every expert first, which changes no function. The router is not drawn here; theirs is uniform in [0, 1) by default.
 
     Args:
         up: [h, i].
@@ -279,7 +282,8 @@ def drop_upcycled(
 
     Raises:
         SchemeError: shapes that do not share their hidden units.
-    Source: Nakamura et al. 2025, arXiv:2502.19261, section 3.
+    Source: Nakamura et al. 2025, arXiv:2502.19261, section 3; Taishi-N324/Drop-Upcycling,
+        conversions/drop_upcycling.py.
     """
     import torch
 
@@ -293,7 +297,7 @@ def drop_upcycled(
         upcycled(weight, experts, generator=generator) for weight in (up, down.T, *([] if gate is None else [gate]))
     ]
     for expert in range(whole("experts", experts)):
-        chosen = torch.randperm(hidden, generator=generator, device=generator.device)[: round(ratio * hidden)]
+        chosen = torch.randperm(hidden, generator=generator, device=generator.device)[: int(ratio * hidden)]
         for stack in rows:
             part = stack[expert, chosen.to(stack.device)].double()
             if part.numel() > 1:

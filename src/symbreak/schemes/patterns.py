@@ -7,10 +7,10 @@ Index letters: W[o, i, k], o out units, i in units, k taps of the kernel.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from symbreak.errors import SchemeError
-from symbreak.schemes.checks import number, whole
+from symbreak.schemes.checks import choice, number, whole
 from symbreak.schemes.laws import Constant, Each, Law
 from symbreak.schemes.place import Place
 from symbreak.schemes.scheme import LawOf, scheme
@@ -264,27 +264,36 @@ def zero_hadamard() -> LawOf:
 
 
 @scheme
-def idinit(*, gain: float = 1.0, noise: float = 1e-6) -> LawOf:
+def idinit(*, gain: float = 1.0, noise: float = 1e-6, kernel: Literal["patch", "channel"] = "patch") -> LawOf:
     """Identity repeated until it fills the matrix, with a trace of noise that tells the repetitions apart.
 
-    W[o, i] = gain where o = i modulo min(n_out, n_in), else 0, plus N(0, noise^2); a convolution in its centre tap.
-    Without the noise repeated rows are one unit for ever (12 of 16 in 4-16-16-3); with 1e-6 they are nearly tied, and
-    take hundreds of steps to part. A branch's last weight is `noise` on that pattern, where the place says so.
+    W[o, i] = gain where o = i modulo min(n_out, n_in), else 0, plus N(0, noise^2). A convolution is read as a matrix
+    [o, i k] first (the paper's "patch-maintain"), so that its channels see different taps; kernel="channel" puts the
+    identity into the centre tap and keeps the image ("channel-maintain"). A branch's last weight is `noise` on that
+    pattern, where the place says so.
 
-    From the table of formulas; neither the paper's convolution ("patch-maintain") nor its constants could be confirmed
-    against the authors' code.
+    Without the noise repeated rows are one unit for ever (12 of 16 in 4-16-16-3); with 1e-6 they are nearly tied, and
+    take hundreds of steps to part.
+
+    Confirmed by the paper's published reviews: the reshape to [o, i k], 1 and 1e-6, the smaller last weight. Ours: the
+    order of the taps in that reshape (torch's own), noise on every entry (the reviews speak of the diagonal), and its
+    law. No code of the authors was found.
 
     Args:
         gain: the number on the pattern.
         noise: standard deviation of what is added everywhere.
+        kernel: how a convolution is filled.
     Example:
         >>> import torch
         >>> idinit(noise=0.0).draw((4, 2), generator=torch.Generator()).tolist()
         [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+        >>> idinit(noise=0.0).draw((2, 1, 3), generator=torch.Generator()).tolist()
+        [[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]
 
     Source: Pan et al. 2025, arXiv:2503.04626.
     """
     gain, noise = number("gain", gain), number("noise", noise, least=0.0)
+    reading = choice("kernel", kernel, ("patch", "channel"))
 
     def law(place: Place) -> Law:
         if place.is_bias:
@@ -294,17 +303,31 @@ def idinit(*, gain: float = 1.0, noise: float = 1e-6) -> LawOf:
         def paint(matrix: Tensor, generator: torch.Generator) -> None:
             import torch
 
-            o, i = matrix.shape[:2]
             drawn = torch.empty(matrix.shape, device=matrix.device).normal_(0.0, 1.0, generator=generator)
-            apart = torch.arange(o, device=matrix.device)[:, None] - torch.arange(i, device=matrix.device)
-            pattern = apart % min(o, i) == 0
-            matrix.copy_(noise * drawn)
-            _centre(matrix).add_(level * pattern.to(matrix))
+            whole = noise * drawn
+            on = whole.flatten(1) if reading == "patch" else _centre(whole)
+            on.add_(level * repeated_eye(*on.shape).to(on))
+            matrix.copy_(whole)
 
         def sizes(o: int, i: int, taps: int) -> tuple[float, float]:
-            share = max(o, i) / (o * i * taps)
+            columns = i * taps if reading == "patch" else i
+            share = max(o, columns) / (o * i * taps)
             return level * share, level**2 * share + noise**2
 
         return Each(place, paint, sizes)
 
     return law
+
+
+def repeated_eye(rows: int, columns: int) -> Tensor:
+    """1 where row = column modulo the smaller side, else 0: boolean.
+
+    Example:
+        >>> repeated_eye(2, 3).int().tolist()
+        [[1, 0, 1], [0, 1, 0]]
+
+    Source: Pan et al. 2025, arXiv:2503.04626.
+    """
+    import torch
+
+    return (torch.arange(rows)[:, None] - torch.arange(columns)) % min(rows, columns) == 0

@@ -178,31 +178,36 @@ def gpt2_residual(std: float = 0.02, *, branches: int | None = None) -> LawOf:
 
 
 @scheme
-def ds_init(alpha: float = 1.0, *, layer: int | None = None) -> LawOf:
+def ds_init(alpha: float = 1.0, *, layer: int | None = None, power: float = 0.5) -> LawOf:
     """Glorot's uniform weights, smaller the deeper the layer.
 
-    W ~ U(-c, c) with c = alpha sqrt(6 / (n_in + n_out)) / sqrt(l), l = 1, 2, ... counted in encoder and decoder
+    W ~ U(-c, c) with c = alpha sqrt(6 / (n_in + n_out)) l^(-power), l = 1, 2, ... counted in encoder and decoder
     separately. Post-norm transformers then keep their gradient at 12 to 30 layers.
+
+    The paper divides the bound by sqrt(l), which is the default here. The authors' code hands l^(-1/2) to TensorFlow's
+    variance scaling as the scale of the variance, so there the bound falls with l^(-1/4): power=0.25.
 
     Args:
         alpha: in (0, 1]; 1 in the paper's experiments.
         layer: l; by default what the place says.
+        power: of the layer's number in the bound: 0.5 in the paper, 0.25 in the code.
     Example:
         >>> place = Place(shape=(50, 150), layer=4)
         >>> ds_init().moments(place=place).std == 0.5 * ds_init(layer=1).moments(place=place).std
         True
 
-    Source: Zhang, Titov and Sennrich 2019, arXiv:1908.11365, section 4; bzhangGo/zero multiplies Glorot's weights by
-        the same factor.
+    Source: Zhang, Titov and Sennrich 2019, arXiv:1908.11365, section 4; bzhangGo/zero, deep_transformer_init in
+        models/transformer.py.
     """
     alpha, given = number("alpha", alpha, above=0.0), _count("layer", layer)
+    power = number("power", power, least=0.0)
 
     def law(place: Place) -> Law:
         vector = _vector(place)
         if vector is not None:
             return vector
         bound = alpha * math.sqrt(6 / (place.fan_in + place.fan_out))
-        return within(bound / math.sqrt(told(place, "layer", given)))
+        return within(bound * told(place, "layer", given) ** -power)
 
     return law
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from symbreak.schemes.patterns import delta_orthogonal, dirac, hadamard, identity, idinit, orthogonal, zero_hadamard
+from symbreak.schemes.patterns import (
+    delta_orthogonal,
+    dirac,
+    hadamard,
+    identity,
+    idinit,
+    orthogonal,
+    repeated_eye,
+    zero_hadamard,
+)
 from symbreak.schemes.place import Place
 from symbreak.schemes.plain import constant, ones, zeros
 from symbreak.schemes.recurrent import LSTM, chrono, lstm_forget_bias, nguyen_widrow
@@ -113,22 +122,25 @@ def _identity(weight: Tensor, place: Place) -> Scheme | None:  # noqa: ARG001 (o
 
 
 def _repeated(weight: Tensor, place: Place) -> Scheme | None:  # noqa: ARG001 (one signature for all looks)
-    """IDInit: a repeated identity, in the centre tap, under noise that is tiny beside it."""
-    import torch
+    """IDInit: a repeated identity, over all taps or in the centre one, under noise that is tiny beside it."""
+    readings = {"patch": weight.flatten(1), "channel": _centre(weight)}
+    return next((found for kernel in readings if (found := _repeated_in(weight, readings[kernel], kernel))), None)
 
-    centre = _centre(weight)
-    gain, (o, i) = float(centre[0, 0]), centre.shape
-    columns = torch.arange(i, device=weight.device)
-    if not gain or float((centre[0] - gain * (columns % min(o, i) == 0)).abs().max()) > 1e-3 * abs(gain):
+
+def _repeated_in(weight: Tensor, part: Tensor, kernel: str) -> Scheme | None:
+    gain, (o, i) = float(part[0, 0]), part.shape
+    first = repeated_eye(o, i)[0].to(part.device)
+    if min(o, i) < 2 or not gain or float((part[0] - gain * first).abs().max()) > 1e-3 * abs(gain):
         return None  # the first row tells nearly all that is not
-    pattern = (torch.arange(o, device=weight.device)[:, None] - columns) % min(o, i) == 0
     off, gain = weight.clone(), round(gain, 4)
-    _centre(off).sub_(gain * pattern.to(weight))
+    inside = off.flatten(1) if kernel == "patch" else _centre(off)
+    inside.sub_(gain * repeated_eye(o, i).to(weight))
     noise = float(off.double().square().mean().sqrt())
-    if min(o, i) < 2 or float(off.abs().max()) > 1e-3 * abs(gain):
+    if float(off.abs().max()) > 1e-3 * abs(gain):
         return None
     short = float(f"{noise:.1g}")
-    return idinit(gain=gain, noise=0.0 if noise < 1e-12 else short if abs(noise / short - 1) < 0.1 else noise)
+    noise = 0.0 if noise < 1e-12 else short if abs(noise / short - 1) < 0.1 else noise
+    return idinit(gain=gain, noise=noise) if kernel == "patch" else idinit(gain=gain, noise=noise, kernel="channel")
 
 
 def _hadamard(weight: Tensor, place: Place) -> Scheme | None:  # noqa: ARG001 (one signature for all looks)

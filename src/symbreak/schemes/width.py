@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
+from symbreak.errors import SchemeError
 from symbreak.schemes.checks import choice, number
 from symbreak.schemes.laws import Companions, Constant, Each, Law, Normal
 from symbreak.schemes.patterns import haar
@@ -86,9 +87,10 @@ def _grown(place: Place) -> tuple[float, float]:
 def ntk(*, weight_std: float = 1.0, bias_std: float = 0.0) -> LawOf:
     """NTK parametrisation: unit weights, and the scale in the forward pass.
 
-    y = weight_std / sqrt(n_in) W x + bias_std b, all entries N(0, 1). Equal to the standard parametrisation with a
-    learning rate times n_in / weight_std^2 in each layer; with one common rate it has a limit of infinite width, and
-    that limit does not learn features.
+    y = weight_std / sqrt(n_in) W x + bias_std b, all entries N(0, 1). Step for step the same as the standard
+    parametrisation N(0, weight_std^2 / n_in) whose learning rate for the layer is weight_std^2 / n_in times this one's
+    (bias_std^2 times for the bias). With one common rate it has a limit of infinite width, which does not learn
+    features.
 
     Args:
         weight_std: s_w.
@@ -116,8 +118,9 @@ def mean_field(*, gain: float = 1.0) -> LawOf:
     """A two-layer network as an average over its hidden units: f(x) = 1/n sum_j a_j phi(w_j x).
 
     Hidden weights N(0, gain^2 / n_in), output weights N(0, 1) with multiplier 1/n, and learning rates times n, because
-    every unit's gradient is 1/n of what it would be. The limit of infinite width learns features. Same as muP for two
-    layers, up to the base width.
+    every unit's gradient is 1/n of what it would be. Units copied k times in a net k times as wide then move exactly as
+    the originals: the training does not depend on the width but through what is drawn, and the limit learns features.
+    Same as muP for two layers, up to the base width.
 
     Args:
         gain: of the hidden layer.
@@ -154,6 +157,9 @@ def spectral(*, distribution: Literal["orthogonal", "normal"] = "orthogonal", op
     (sqrt(n_in) + sqrt(n_out)), whose largest singular value is that in the limit. Learning rates that keep the update's
     norm in the same proportion: SGD n_out / n_in, Adam 1 / n_in. Equivalent to muP.
 
+    The condition on weights and on updates is the paper's, and is measured in the tests; the paper leaves the law that
+    weights are drawn from open, so "orthogonal" is ours as much as "normal".
+
     Args:
         distribution: of the weights.
         optimizer: which learning rate.
@@ -187,13 +193,19 @@ def spectral(*, distribution: Literal["orthogonal", "normal"] = "orthogonal", op
 
 
 @scheme
-def unit_scaling() -> LawOf:
+def unit_scaling(*, constrained: bool = False) -> LawOf:
     """Unit weights, and every operation scaled so that values and gradients have size 1: for float8 and float16.
 
     W ~ N(0, 1); the product is multiplied by 1/sqrt(n_in) in the forward pass, the gradient of the input by
     1/sqrt(n_out) (see `companions`), the gradient of the weight by 1/sqrt(batch), which belongs to the operation.
     Biases 0, gains 1. It changes operations, not only the start: these weights alone in a plain network explode.
 
+    Two scales for one operation are no gradient of anything where its input is read elsewhere as well (a skip path).
+    There one number has to do for both: their geometric mean, (n_in n_out)^(-1/4), which the authors' library takes for
+    every linear layer by default. Later versions of it scale the gradient of the weight by batch^(-3/4).
+
+    Args:
+        constrained: whether both passes share the geometric mean of their scales.
     Example:
         >>> from symbreak.schemes import Fans
         >>> unit_scaling().companions(Place(fans=Fans(100, 25)))
@@ -201,13 +213,17 @@ def unit_scaling() -> LawOf:
 
     Source: Blake, Orr and Luschi 2023, arXiv:2303.11257, section 3; graphcore-research/unit-scaling, functional.py.
     """
+    if not isinstance(constrained, bool):
+        raise SchemeError(f"constrained={constrained!r}: expected True or False.")
 
     def law(place: Place) -> Law:
         if place.is_bias or place.role == "gain":
             return Constant(0.0 if place.is_bias else 1.0)
         if place.role == "embedding":
             return Normal(1.0)
-        scales = 1 / math.sqrt(place.fan_in), 1 / math.sqrt(place.fan_out)
-        return Normal(1.0, companions=Companions(multiplier=scales[0], backward=scales[1]))
+        forward, backward = 1 / math.sqrt(place.fan_in), 1 / math.sqrt(place.fan_out)
+        if constrained:
+            forward = backward = math.sqrt(forward * backward)
+        return Normal(1.0, companions=Companions(multiplier=forward, backward=backward))
 
     return law
