@@ -1,13 +1,16 @@
 """What the papers of data-dependent starts claim, and what is measured here at small size; "auto" on real models; time.
 
-    python benchmarks/starts.py [claims] [models] [time]
+    python benchmarks/starts.py [claims] [models] [time] [--markdown docs/starts.md]
 
-Without arguments all three, as the Markdown of docs/starts.md. Every number is a mean over seeds where it says so.
+Without names all three. `--markdown` writes each table between its markers of that page. Whether a claim holds is
+decided by the numbers, by the rule that stands beside each.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import re
 import statistics
 import sys
 import time
@@ -21,6 +24,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from real_models.table import put_between
 from real_models.zoo import build
 
 import symbreak as sb
@@ -90,6 +94,21 @@ def shown(losses: list[float]) -> str:
     return f"{statistics.median(losses):.3g} ({min(losses):.3g} to {max(losses):.3g})"
 
 
+def better(ours: list[float], others: list[float]) -> str:
+    """Yes: the worst seed is better than the best without the scheme. Else by the medians."""
+    if max(ours) < min(others):
+        return "yes"
+    return "at the median" if statistics.median(ours) < statistics.median(others) else "no"
+
+
+def yes(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)]
+
+
 def layers(model: nn.Module, x: Any) -> dict[str, Tensor]:
     """Layer -> output [b, o], by hooks."""
     found: dict[str, Tensor] = {}
@@ -115,18 +134,21 @@ def generator(seed: int = 0) -> torch.Generator:
 # ---- claims ----------------------------------------------------------------------------------------------------------
 
 
-def claims() -> Iterator[tuple[str, str, str]]:
-    """(scheme, what its paper claims, what is measured)."""
+def claims() -> Iterator[tuple[str, str, str, str]]:
+    """(scheme, what its paper claims, what is measured, whether it holds)."""
+    torch.manual_seed(0)
     net = mlp(30, 64, nn.ReLU)
     sb.init_(net, "lsuv", X[:256], generator=generator())
     worst = max(abs(float(o.var()) - 1) for o in layers(net, X[:256]).values())
-    yield "lsuv", "variance 1 of every layer's output, within tol 0.02", f"30 layers: largest departure {worst:.2g}"
+    measured = f"30 layers: largest departure {worst:.2g}"
+    yield "lsuv", "variance 1 of every layer's output, within 0.02", measured, yes(worst < 0.02)
     for name, phi in (("ReLU", nn.ReLU), ("tanh", nn.Tanh)):
         default, ours = (runs(lambda phi=phi: mlp(30, 64, phi), s, 0.02) for s in (None, "lsuv"))
         yield (
             "lsuv",
             f"a deep net without normalisation trains ({name}, 30 layers, digits, {STEPS} steps)",
             f"loss, median of {len(SEEDS)} seeds (range): torch's default {shown(default)}, lsuv {shown(ours)}",
+            better(ours, default),
         )
     net = mlp(6, 64, nn.ReLU)
     sb.init_(net, "krahenbuhl(between=False)", X[:256], generator=generator())
@@ -136,9 +158,11 @@ def claims() -> Iterator[tuple[str, str, str]]:
         "krahenbuhl",
         "every unit has mean beta and deviation 1",
         f"largest departures {float(units.abs().max()):.1g} and {float(spread.abs().max()):.1g}",
+        yes(max(float(units.abs().max()), float(spread.abs().max())) < 1e-3),
     )
     start = sb.init_(mlp(6, 64, nn.ReLU), "krahenbuhl(tol=0.02)", (X[:256], Y[:256]), loss=LOSS, generator=generator())
-    yield "krahenbuhl", "all layers change at one rate", start.notes[-1]
+    before, after, *_ = numbers(start.notes[-1])
+    yield "krahenbuhl", "all layers change at one rate", start.notes[-1], yes(after < min(before, 1.1))
     net = mlp(6, 64, nn.Tanh)
     sb.init_(net, "weight_norm_data", X[:256], generator=generator())
     outs = list(layers(net, X[:256]).values())
@@ -150,12 +174,13 @@ def claims() -> Iterator[tuple[str, str, str]]:
         "weight_norm_data",
         "pre-activations of mean 0 and variance 1",
         f"largest departures {off[0]:.1g} and {off[1]:.1g}",
+        yes(max(off) < 1e-3),
     )
     yield from _learned()
     yield from _analytic()
 
 
-def _learned() -> Iterator[tuple[str, str, str]]:
+def _learned() -> Iterator[tuple[str, str, str, str]]:
     bad = "kaiming_normal(gain=0.5)"
     notes = sb.init_(
         mlp(12, 32, nn.Tanh),
@@ -164,7 +189,8 @@ def _learned() -> Iterator[tuple[str, str, str]]:
         loss=LOSS,
         generator=generator(),
     ).notes
-    yield "metainit", "the gradient quotient falls", f"12 tanh layers from {bad}: {notes[-1]}"
+    before, after, *_ = numbers(notes[-1])
+    yield "metainit", "the gradient quotient falls", f"12 tanh layers from {bad}: {notes[-1]}", yes(after < before)
     for start in (bad, "kaiming_normal(gain=2.5)"):
         plain = runs(lambda: mlp(12, 32, nn.Tanh), start, 0.02)
         ours = runs(lambda: mlp(12, 32, nn.Tanh), f"metainit(steps=100, start={start!r})", 0.02)
@@ -172,16 +198,19 @@ def _learned() -> Iterator[tuple[str, str, str]]:
             "metainit",
             f"a net without normalisation trains from a bad start ({start}, 12 tanh layers, digits, {STEPS} steps)",
             f"loss, median of {len(SEEDS)} seeds (range): as drawn {shown(plain)}, metainit {shown(ours)}",
+            better(ours, plain),
         )
     deep = "kaiming_normal(gain=2.0)"
     notes = sb.init_(
         mlp(12, 64, nn.ReLU), f"gradinit(steps=200, learning_rate=0.03, start={deep!r})", (X[:256], Y[:256]), loss=LOSS,
         generator=generator(),
     ).notes  # fmt: skip
+    _, norm, bound, _, before, after, *_ = numbers(notes[-1])
     yield (
         "gradinit",
         "the loss after one step falls, and the gradient's norm keeps its bound",
-        f"12 ReLU layers: {notes[-1]}",
+        f"12 ReLU layers from {deep}: {notes[-1]}",
+        yes(after < before and norm <= 1.05 * bound),
     )
     plain = runs(lambda: mlp(12, 64, nn.ReLU), deep, 0.02)
     ours = runs(lambda: mlp(12, 64, nn.ReLU), f"gradinit(steps=200, learning_rate=0.03, start={deep!r})", 0.02)
@@ -189,13 +218,14 @@ def _learned() -> Iterator[tuple[str, str, str]]:
         "gradinit",
         f"training is easier (12 ReLU layers from {deep}, digits, {STEPS} steps)",
         f"loss, median of {len(SEEDS)} seeds (range): as drawn {shown(plain)}, gradinit {shown(ours)}",
+        better(ours, plain),
     )
 
 
-def _analytic() -> Iterator[tuple[str, str, str]]:
+def _analytic() -> Iterator[tuple[str, str, str, str]]:
     from tests.starts.test_analytic import CASES, second_moments
 
-    for name, (make, x, _) in CASES.items():
+    for name, (make, x, tolerance) in CASES.items():
         total: dict[str, float] = {}
         default: dict[str, float] = {}
         for seed in range(10):
@@ -208,9 +238,10 @@ def _analytic() -> Iterator[tuple[str, str, str]]:
                 total[layer] = total.get(layer, 0.0) + size / 10
         yield (
             "analytic",
-            f"every layer's output has second moment 1: {name}, {len(total)} layers",
+            f"every layer's output has second moment 1, within {tolerance:g}: {name}, {len(total)} layers",
             f"mean of 10 seeds: {min(total.values()):.2f} to {max(total.values()):.2f} "
             f"(torch's default {min(default.values()):.2g} to {max(default.values()):.2g})",
+            yes(max(abs(size - 1) for size in total.values()) <= tolerance),
         )
 
 
@@ -292,28 +323,38 @@ def cost(millions: int = 100) -> Iterator[tuple[str, str, str]]:
         yield scheme, f"{statistics.median(ours):.2f} s", f"{ratio:.2f}"
 
 
-def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> None:
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
+TABLES: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {
+    "claims": (("scheme", "claim", "measured", "holds"), claims),
+    "models": (("model", "start", "verdict before and after", "written by auto"), models),
+    "time": (("scheme", "init_", "times torch.nn.init's fill"), cost),
+}
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    print("\n".join(lines), flush=True)
     for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
-    print()
+        lines.append("| " + " | ".join(row) + " |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLES)}; none: all of them")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables between the markers of this page")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(TABLES)
+    if unknown:
+        parser.error(f"no table is called {', '.join(unknown)}; there are {', '.join(TABLES)}")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    wanted = sys.argv[1:] or ["claims", "models", "time"]
-    print(f"# Starts\n\nPrinted by `python benchmarks/starts.py {' '.join(sys.argv[1:])}`".rstrip() + ".\n")
-    if "claims" in wanted:
-        print("## What the papers claim, and what is measured\n")
-        table(("scheme", "claim", "measured"), claims())
-    if "models" in wanted:
-        print('## "auto" on real models, and on broken ones\n')
-        table(("model", "start", "verdict before and after", "auto"), models())
-    if "time" in wanted:
-        print("## Time for 100 million parameters\n")
-        table(("scheme", "init_", "times torch.nn.init's fill"), cost())
+    for name in options.names or TABLES:
+        head, rows = TABLES[name]
+        found = table(head, rows())
+        if options.markdown:
+            marks = f"<!-- begin: {name}, written by benchmarks/starts.py -->", f"<!-- end: {name} -->"
+            put_between(Path(options.markdown), *marks, found)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class Bench:
         self._allowed: dict[str, bool] = {}
         self._dtype = torch.float32 if report.trace.precision == "float32" else torch.float64
         self._before = self.outputs({})
+        self._now: tuple[Tensor, ...] | None = self._before  # with the chosen parts
 
     # ---- values --------------------------------------------------------------------------------------------------
 
@@ -89,6 +90,7 @@ class Bench:
             anew = {name for name, edit in part.edits if forgets(edit)}
             earlier = (without(p, anew) for p in self.chosen)
             self.chosen = [*(p for p in earlier if p.edits), part]
+        self._now = self.outputs(self.values())
 
     # ---- what may be changed -------------------------------------------------------------------------------------
 
@@ -184,8 +186,7 @@ class Bench:
 
     def keeps_function(self, parts: Sequence[Part], tolerance: float = 0.0) -> bool:
         """Whether these parts leave every output as it is now, to the precision of the weights' own dtype."""
-        before = self.outputs(self.values())
-        after = self.outputs(self.values(parts))
+        before, after = self._now, self.outputs(self.values(parts))
         if before is None or after is None or [a.shape for a in after] != [b.shape for b in before]:
             return False
         names = {name for part in parts for name in part.tensors}
