@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -261,6 +262,44 @@ def test_undo_once_and_not_over_other_writes() -> None:
         model[3].weight.add_(1)
     with pytest.raises(SchemeError, match=r"'3.weight' of Sequential has been written to since"):
         start.undo()
+
+
+def test_large_models_have_their_old_values_kept_in_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symbreak.starts.desk._LARGE", 1)
+    names: list[str] = []
+    keep = desk_room._kept
+    monkeypatch.setattr(
+        "symbreak.starts.desk._kept", lambda p: (names.append(threading.current_thread().name), keep(p))[1]
+    )
+    model, plain = mlp(), mlp()
+    before = values(model)
+    start = sb.init_(model, "xavier_uniform", generator=generator())
+    assert names
+    assert all(name.startswith("symbreak-copies") for name in names)
+    assert not [t for t in threading.enumerate() if t.name.startswith("symbreak-copies")]
+    monkeypatch.setattr("symbreak.starts.desk._LARGE", 1 << 40)
+    sb.init_(plain, "xavier_uniform", generator=generator())
+    assert same(values(model), values(plain))
+    start.undo()
+    assert same(before, values(model))
+    monkeypatch.setattr("symbreak.starts.desk._LARGE", 1)
+    with pytest.raises(SchemeError):
+        sb.init_(model, {"0.weight": "lecun_normal", "*.weight": "dirac"})
+    assert same(before, values(model))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_tensors_over_a_part_of_the_same_memory_stay(order: tuple[int, int]) -> None:
+    memory = torch.randn(30)
+    parts = [memory[:20].view(4, 5), memory[15:30].view(3, 5)]
+    model = nn.Module()
+    for n, i in enumerate(order):
+        model.register_parameter(f"w{n}", nn.Parameter(parts[i]))
+    model.register_parameter("free", nn.Parameter(torch.randn(3, 3)))
+    start = sb.init_(model, {"*": "zeros"})
+    assert {s.tensor: s.because for s in start.steps if s.action == "kept"} == {
+        "w0": "shares a part of its memory with w1", "w1": "shares a part of its memory with w0",
+    }  # fmt: skip
 
 
 def test_weights_made_in_inference_mode() -> None:

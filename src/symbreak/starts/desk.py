@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from symbreak.schemes import Place, Scheme
 
 from .plan import Action, Start, Step, put_back, rms, write
 from .tensors import Held, lengths_of, tensors_of
+
+_LARGE = 1 << 24  # bytes from which a second thread is worth its start
 
 
 class Desk:
@@ -31,6 +34,8 @@ class Desk:
         self.notes: list[str] = []
         self.held_back: frozenset[str] = frozenset()
         self._before: dict[nn.Parameter, Tensor] = {}
+        self._copier: ThreadPoolExecutor | None = None
+        self._copies: dict[nn.Parameter, Future[tuple[Tensor, float]]] = {}
         self._old: dict[str, float] = {}
         self._done: dict[str, tuple[Action, Scheme | None, str]] = {}
 
@@ -42,6 +47,21 @@ class Desk:
         except BaseException:
             put_back(self._before)
             raise
+        finally:
+            if self._copier is not None:
+                self._copier.shutdown(cancel_futures=True)
+
+    def soon(self, names: Collection[str]) -> None:
+        """These tensors are about to be written. A second thread keeps their old values while the first are filled:
+        the copy takes as long as the fill does, and a random number generator keeps one core busy only."""
+        params = [t.parameter for t in map(self.tensors.__getitem__, names) if t.left is None]
+        if sum(p.numel() * p.element_size() for p in params) < _LARGE:
+            return
+        if self._copier is None:
+            self._copier = ThreadPoolExecutor(1, "symbreak-copies")
+        for p in params:
+            if p not in self._before and p not in self._copies:
+                self._copies[p] = self._copier.submit(_kept, p)
 
     # ---- what was done to a tensor ---------------------------------------------------------------------------------
 
@@ -103,9 +123,10 @@ class Desk:
         if held.left is not None:
             self.keep(name, held.left)
             return False
-        if held.parameter not in self._before:
-            self._before[held.parameter] = held.parameter.detach().clone()
-            self._old[name] = rms(held.parameter)
+        p = held.parameter
+        if p not in self._before:
+            copy = self._copies.pop(p, None)
+            self._before[p], self._old[name] = copy.result() if copy is not None else _kept(p)
         return True
 
     def before(self, name: str) -> Tensor:
@@ -136,3 +157,8 @@ class Desk:
         params = [self.tensors[step.tensor].parameter for step in steps if step.action != "kept"]
         before = {p: self._before[p] for p in params}
         return Start(self.model, scheme, tuple(steps), before, tuple(dict.fromkeys(self.notes)))
+
+
+def _kept(p: nn.Parameter) -> tuple[Tensor, float]:
+    """The values of a tensor, and their root mean square."""
+    return p.detach().clone(), rms(p)

@@ -73,8 +73,9 @@ def draw_all(desk: Desk, names: Collection[str], scheme: Scheme, *, literally: b
         SchemeError: none of them takes it, or one cannot.
     """
     taken = 0
-    for name in names:
-        chosen, because = (scheme, "named") if literally else _choice(desk, name, scheme)
+    choices = {name: (scheme, "named") if literally else _choice(desk, name, scheme) for name in names}
+    desk.soon([name for name, (chosen, _) in choices.items() if chosen is not None])
+    for name, (chosen, because) in choices.items():
         if chosen is None:
             desk.keep(name, because)
         else:

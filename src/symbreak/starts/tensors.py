@@ -51,8 +51,8 @@ def tensors_of(model: nn.Module) -> dict[str, Held]:
     if not groups:
         raise ModelError(f"{type(model).__name__} has no parameters, so there is nothing to start.")
     one = [Held(group[0][1], tuple(name for name, _ in group), None) for group in groups.values()]
-    readable = _maps()
-    return {t.name: Held(t.parameter, t.names, _reason(t, one, readable)) for t in one}
+    beside, locked = _overlapping(one), _maps()
+    return {t.name: Held(t.parameter, t.names, _reason(t, beside.get(t.name), locked)) for t in one}
 
 
 def _refuse(model: nn.Module, name: str, p: nn.Parameter) -> None:
@@ -73,7 +73,7 @@ def _memory(p: Tensor) -> object:
     return p.data_ptr(), tuple(p.shape), tuple(p.stride()), p.dtype, p.device
 
 
-def _reason(tensor: Held, every: Iterable[Held], maps: list[tuple[int, int]]) -> str | None:
+def _reason(tensor: Held, beside: str | None, maps: list[tuple[int, int]]) -> str | None:
     p = tensor.parameter
     if not p.requires_grad:
         return "frozen (requires_grad=False)"
@@ -83,17 +83,31 @@ def _reason(tensor: Held, every: Iterable[Held], maps: list[tuple[int, int]]) ->
         return f"is no plain dense tensor ({type(p).__name__}, {p.layout})"
     if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
         return "its entries share memory with one another (it was expanded)"
-    low, high = _span(p)
-    for other in every:
-        start, end = _span(other.parameter)
-        if other is not tensor and low < end and start < high and p.device == other.parameter.device:
-            return f"shares a part of its memory with {other.name}"
+    if beside is not None:
+        return f"shares a part of its memory with {beside}"
+    low, _ = _span(p)
     if p.device.type == "cpu" and any(start <= low < end for start, end in maps):
         raise ModelError(
             f"{tensor.name!r} lies in read-only memory (a memory map), so nothing was written. Load it writable, or "
             "give it memory of its own: p.data = p.data.clone()."
         )
     return None
+
+
+def _overlapping(every: Iterable[Held]) -> dict[str, str]:
+    """Tensor -> one over a part of the same memory; memory is gone through once, from low addresses to high ones."""
+    found: dict[str, str] = {}
+    open_: list[tuple[int, str]] = []
+    device = ""
+    for where, low, high, name in sorted((str(t.parameter.device), *_span(t.parameter), t.name) for t in every):
+        open_ = [(end, other) for end, other in open_ if end > low and where == device]
+        device = where
+        if high > low:
+            for _, other in open_:
+                found.setdefault(name, other)
+                found.setdefault(other, name)
+            open_.append((high, name))
+    return found
 
 
 def _span(p: Tensor) -> tuple[int, int]:
