@@ -68,18 +68,17 @@ def main() -> int:
     known = list(known_starts())
     print(summary_of_known(known), flush=True)
     injected: list[Repair] = []
+    stopped: list[str] = []
     if not options.known_only:
-        injected = list(injected_faults(options.names or MODELS.split(), options.seed, options.json, options.jobs))
-        print(summary_of_injected(injected))
+        names = options.names or MODELS.split()
+        injected, stopped = injected_faults(names, options.seed, options.json, options.jobs)
+        print(summary_of_injected(injected) + (f" Stopped by an error: {', '.join(stopped)}." if stopped else ""))
     if options.markdown:
         page = Path(options.markdown)
         put_between(page, *KNOWN, table_of_known(known) + "\n\n" + summary_of_known(known))
         if injected:
             put_between(page, *INJECTED, table_of_injected(injected) + "\n\n" + summary_of_injected(injected))
-    missing = set() if options.known_only else {*(options.names or MODELS.split())} - {r.model for r in injected}
-    if missing:
-        print(f"no fault of {', '.join(sorted(missing))} was repaired: stopped, or none was fatal")
-    return 0 if all(r.healed or r.left for r in (*known, *injected)) and not missing else 1
+    return 0 if all(r.healed or r.left for r in (*known, *injected)) and not stopped else 1
 
 
 # ---- starts whose truth is known -------------------------------------------------------------------------------------
@@ -121,16 +120,18 @@ def repaired(
 # ---- faults in real models -------------------------------------------------------------------------------------------
 
 
-def injected_faults(names: list[str], seed: int, file: str | None, jobs: int = 1) -> Iterator[Repair]:
-    """The fatal injections of each model; with a file, what it holds is taken from there and what is new is added."""
+def injected_faults(names: list[str], seed: int, file: str | None, jobs: int) -> tuple[list[Repair], list[str]]:
+    """The fatal injections of each model, repaired; and the models that an error stopped.
+
+    With a file, what it holds is taken from there, and what is new is added model by model.
+    """
     page = Path(file) if file else None
     done: dict[str, Any] = json.loads(page.read_text()) if page is not None and page.is_file() else {}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for _ in as_many_at_once(pool, [name for name in names if name not in done], seed, done):
             if page is not None:
                 page.write_text(json.dumps(done, indent=1))
-    for name in names:
-        yield from (Repair(**row) for row in done.get(name, ()))
+    return [Repair(**row) for name in names for row in done.get(name, ())], [n for n in names if n not in done]
 
 
 def as_many_at_once(pool: Executor, names: list[str], seed: int, done: dict[str, Any]) -> Iterator[None]:
@@ -140,7 +141,7 @@ def as_many_at_once(pool: Executor, names: list[str], seed: int, done: dict[str,
         name = running[future]
         try:
             repairs, seconds = future.result()
-        except Exception as error:  # the other models go on; main says which are missing
+        except Exception as error:  # the other models go on, and main says which were stopped
             print(f"{name}: stopped by {type(error).__name__}: {error}", flush=True)
             continue
         for r in repairs:
