@@ -28,6 +28,7 @@ from real_models.table import put_between
 from real_models.zoo import build
 
 import symbreak as sb
+from symbreak.schemes import fans_of
 
 STEPS, SEEDS = 200, range(5)
 MODELS = [
@@ -270,18 +271,22 @@ def _started(name: str, fault: str, case: Any) -> tuple[str, str, str, str]:
     return name, fault, f"{before} -> {after}", f"{len(start.changed)} of {len(start)} tensors, {seconds:.1f} s"
 
 
-def _zero(model: nn.Module) -> None:
+def _of_layers(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Weights between units, and their biases: linear layers, transformers' Conv1D, convolutions, attention."""
     for module in model.modules():
-        if type(module) in (nn.Linear, nn.Conv2d):
-            for p in module.parameters(recurse=False):
-                p.zero_()
+        for name, p in module.named_parameters(recurse=False):
+            if fans_of(module, name) is not None:
+                yield p
+
+
+def _zero(model: nn.Module) -> None:
+    for p in _of_layers(model):
+        p.zero_()
 
 
 def _constant(model: nn.Module) -> None:
-    for module in model.modules():
-        if type(module) in (nn.Linear, nn.Conv2d):
-            for p in module.parameters(recurse=False):
-                p.fill_(0.05)
+    for p in _of_layers(model):
+        p.fill_(0.05)
 
 
 def _unwritten(model: nn.Module) -> None:

@@ -321,3 +321,27 @@ def test_without_a_batch_where_none_can_be_made_up() -> None:
 def test_places_are_there_for_every_tensor() -> None:
     model = Adapted()
     assert set(places_of(model)) == {step.tensor for step in sb.init_(model, "auto", torch.randn(4, 8)).steps}
+
+
+def test_bare_parameters_and_gates_that_were_never_written_get_their_usual_start() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.gamma = (
+                nn.Parameter(torch.full((1, 4), math.nan)),
+                nn.Parameter(torch.full((4,), math.nan)),
+            )
+            self.into, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.token
+            out: Tensor = self.head(x + self.gamma * torch.relu(self.into(x)))
+            return out
+
+    model = Net()
+    start = sb.init_(model, "auto", X, generator=generator())
+    assert start["token"].scheme == schemes.normal(0.02)
+    assert start["gamma"].scheme == schemes.layer_scale(1e-5)
+    assert sb.check(model, X).verdict == "healthy"
+    again = sb.init_(model, "auto", X, generator=generator(1))
+    assert again["token"].action == again["gamma"].action == "kept"

@@ -26,6 +26,7 @@ from symbreak.schemes import (
     embedding_normal,
     kaiming_normal,
     layout_of,
+    normal,
     ones,
     places_of,
     zeros,
@@ -41,6 +42,7 @@ from .prior import prior
 from .session import Session, within
 
 _ROUNDS = 3
+_TOKENS = 0.02  # std of bare tokens and positions, as in BERT, GPT-2 and ViT
 _LARGEST_PRIOR = 12.0  # a logit beyond this is no share of a class
 
 
@@ -99,6 +101,9 @@ class _Choice:
             return Suit(None, self.desk.tensors[name].left or "")
         if not bool(self.desk.before(name).isfinite().all()) and (place.role == "gain" or self._is_shift(name, place)):
             return Suit(ones() if place.role == "gain" else zeros(), "held numbers that are none: a norm's usual start")
+        if not bool(self.desk.before(name).isfinite().all()) and place.role in ("gate", "slope", "unknown"):
+            found = suits(place).scheme or normal(_TOKENS)
+            return Suit(found, "held numbers that are none: the usual start of such a parameter")
         if place.role in BIASES:
             return self._bias(name, place)
         if place.role in ("gain", "gate", "slope", "unknown"):
