@@ -224,26 +224,44 @@ def _learned() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _analytic() -> Iterator[tuple[str, str, str, str]]:
-    from tests.starts.test_analytic import CASES, second_moments
+    from tests.starts.test_analytic import CASES
 
     for name, (make, x, tolerance) in CASES.items():
-        total: dict[str, float] = {}
-        default: dict[str, float] = {}
-        for seed in range(10):
-            torch.manual_seed(seed)
-            model = make()
-            for layer, size in second_moments(model, x).items():
-                default[layer] = default.get(layer, 0.0) + size / 10
-            sb.init_(model, "analytic", x, generator=generator(seed))
-            for layer, size in second_moments(model, x).items():
-                total[layer] = total.get(layer, 0.0) + size / 10
-        yield (
-            "analytic",
-            f"every layer's output has second moment 1, within {tolerance:g}: {name}, {len(total)} layers",
-            f"mean of 10 seeds: {min(total.values()):.2f} to {max(total.values()):.2f} "
-            f"(torch's default {min(default.values()):.2g} to {max(default.values()):.2g})",
-            yes(max(abs(size - 1) for size in total.values()) <= tolerance),
-        )
+        yield _moments(name, make, x, tolerance)
+    for pool in ("max pool", "mean pool"):
+        make, x, _ = CASES[f"convolutions, {pool}"]
+        yield _moments(f"the same convolutions around a circle, {pool}", lambda make=make: _around(make()), x, 0.25)
+
+
+def _around(model: nn.Module) -> nn.Module:
+    """Circular padding instead of zeros."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "circular"
+            module._reversed_padding_repeated_twice = [n for n in reversed(module.padding) for _ in range(2)]
+    return model
+
+
+def _moments(name: str, make: Callable[[], nn.Module], x: Tensor, tolerance: float) -> tuple[str, str, str, str]:
+    from tests.starts.test_analytic import second_moments
+
+    total: dict[str, float] = {}
+    default: dict[str, float] = {}
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = make()
+        for layer, size in second_moments(model, x).items():
+            default[layer] = default.get(layer, 0.0) + size / 10
+        sb.init_(model, "analytic", x, generator=generator(seed))
+        for layer, size in second_moments(model, x).items():
+            total[layer] = total.get(layer, 0.0) + size / 10
+    return (
+        "analytic",
+        f"every layer's output has second moment 1, within {tolerance:g}: {name}, {len(total)} layers",
+        f"mean of 10 seeds: {min(total.values()):.2f} to {max(total.values()):.2f} "
+        f"(torch's default {min(default.values()):.2g} to {max(default.values()):.2g})",
+        yes(max(abs(size - 1) for size in total.values()) <= tolerance),
+    )
 
 
 # ---- real models -----------------------------------------------------------------------------------------------------
