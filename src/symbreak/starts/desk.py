@@ -36,6 +36,7 @@ class Desk:
         self._before: dict[nn.Parameter, Tensor] = {}
         self._copier: ThreadPoolExecutor | None = None
         self._copies: dict[nn.Parameter, Future[tuple[Tensor, float]]] = {}
+        self._drawn: dict[nn.Parameter, Future[float]] = {}  # the size of what was filled, as far as it still stands
         self._old: dict[str, float] = {}
         self._done: dict[str, tuple[Action, Scheme | None, str]] = {}
 
@@ -52,8 +53,9 @@ class Desk:
                 self._copier.shutdown(cancel_futures=True)
 
     def soon(self, names: Collection[str]) -> None:
-        """These tensors are about to be written. A second thread keeps their old values while the first are filled:
-        the copy takes as long as the fill does, and a random number generator keeps one core busy only."""
+        """These tensors are about to be written. A second thread keeps their old values while the first are filled, and
+        measures what was: that takes as long as the fill does, and a random number generator keeps one core busy only.
+        """
         params = [t.parameter for t in map(self.tensors.__getitem__, names) if t.left is None]
         if sum(p.numel() * p.element_size() for p in params) < _LARGE:
             return
@@ -80,6 +82,8 @@ class Desk:
         except SchemeError as err:
             raise SchemeError(f"{name!r}: {err} Leave it out with keep=[{name!r}].") from err
         self._done[name] = ("drawn", scheme, because)
+        if self._copier is not None:
+            self._drawn[p] = self._copier.submit(rms, p)
         self._renorm(name)
 
     def _renorm(self, name: str) -> None:
@@ -124,6 +128,7 @@ class Desk:
             self.keep(name, held.left)
             return False
         p = held.parameter
+        self._drawn.pop(p, None)
         if p not in self._before:
             copy = self._copies.pop(p, None)
             self._before[p], self._old[name] = copy.result() if copy is not None else _kept(p)
@@ -141,7 +146,8 @@ class Desk:
         steps = []
         for name, held in self.tensors.items():
             action, drawn, because = self._done.get(name, ("kept", None, "not asked for"))
-            now = rms(held.parameter)
+            size = self._drawn.get(held.parameter)
+            now = rms(held.parameter) if size is None else size.result()
             steps.append(
                 Step(
                     tensor=name,
