@@ -214,6 +214,8 @@ class _Anchors(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.near, self.far = nn.Linear(6, 4), nn.Linear(6, 4)
+        self.wanted: Tensor
+        self.register_buffer("wanted", torch.tensor([0, 2, 3, 1]))
 
     def scores(self, x: Tensor) -> Tensor:
         return torch.cat([self.near(x), self.far(x)], 1)
@@ -230,15 +232,21 @@ def _first_four(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return (model.scores(batch[0])[:, :4] - 1).square().mean()
 
 
+def _by_a_buffer(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    assert isinstance(model, _Anchors)
+    return (model.scores(batch[0]).index_select(1, model.wanted) - 1).square().mean()
+
+
 def test_what_the_data_leave_out_waits_and_what_the_code_leaves_out_never_learns() -> None:
-    """A detector's far anchors learn from the batch that has a box for them; a slice leaves them out for ever."""
+    """A detector's far anchors learn from the batch that has a box for them; a slice or a buffer never lets them."""
     torch.manual_seed(0)
     x, chosen = torch.randn(8, 6), torch.zeros(8, 8, dtype=torch.bool)
     chosen[:, :4] = torch.rand(8, 4) < 0.7
     waits = sb.check(_Anchors(), (x, chosen), objective=_matched)
     assert waits.verdict == "healthy"
     assert [(f.code, f.where) for f in waits.findings if f.code == "SB106"] == [("SB106", "far.weight")]
-    assert sb.check(_Anchors(), (x, chosen), objective=_first_four).verdict == "stuck"
+    for fixed in (_first_four, _by_a_buffer):
+        assert sb.check(_Anchors(), (x, chosen), objective=fixed).verdict == "stuck"
 
 
 def test_layers_inside_vmap() -> None:

@@ -2,12 +2,13 @@
 
 Its gradient is exactly zero in this batch, and another batch may choose it. The graph tells it from what can never
 learn: going up from the parameter, the gradient first stops being zero at a node that only picks entries (cat, slice,
-index), and above it one picks by a tensor (index, gather, a mask) and not by fixed positions.
+index), and above it one picks by a tensor (index, gather, a mask) that is no buffer of the model's: CondenseNet's index
+buffers, all zero until a checkpoint fills them, leave out channels for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ _PICKS = _BY_DATA | frozenset(
 
 def left_out(runner: Runner, names: Iterable[str]) -> set[str]:
     """Those of the parameters that a selection by the data leaves out, in the first batch."""
-    flow = _Flow(runner.held.params)
+    flow = _Flow(runner.held.model)
     runner.run(1, hooked=flow.watch)
     return {name for name in names if flow.leaves_out(name)}
 
@@ -31,8 +32,10 @@ def left_out(runner: Runner, names: Iterable[str]) -> set[str]:
 class _Flow:
     """Which gradients of one backward pass are exactly zero, edge by edge of its graph."""
 
-    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
-        self._names = {id(p): name for name, p in params.items()}
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._buffers = {b.untyped_storage().data_ptr() for b in model.buffers()}
+        self._by_batch: set[Any] = set()
         self._leaf: dict[str, Any] = {}
         self._parents: dict[Any, list[tuple[Any, int]]] = {}
         self._arrives: dict[Any, bool] = {}  # node -> a gradient that is not all zero came to it
@@ -53,6 +56,8 @@ class _Flow:
                 if child is not None:
                     self._parents.setdefault(child, []).append((node, position))
                     stack.append(child)
+            if kind(node) in _BY_DATA and not self._buffers & set(_chosen_by(node)):
+                self._by_batch.add(node)
             node.register_hook(self._hook(node))
 
     def _hook(self, node: Any) -> Callable[..., None]:
@@ -84,12 +89,21 @@ class _Flow:
         stack, seen = [node], set()
         while stack:
             here = stack.pop()
-            if kind(here) in _BY_DATA:
+            if here in self._by_batch:
                 return True
             new = [above for above, _ in self._parents.get(here, []) if above not in seen]
             seen.update(new)
             stack.extend(new)
         return False
+
+
+def _chosen_by(node: Any) -> Iterator[int]:
+    """Where the tensors lie that say which entries a node picks. They are gone after backward."""
+    for name in ("_saved_index", "_saved_indices", "_saved_mask", "_saved_condition"):
+        saved = getattr(node, name, None)
+        for t in saved if isinstance(saved, tuple | list) else [saved]:
+            if isinstance(t, Tensor):
+                yield t.untyped_storage().data_ptr()
 
 
 def _lives(gradient: Tensor | None) -> bool:
