@@ -166,6 +166,7 @@ def planted(name: str, graph: UnitGraph, number: int, row: Row) -> None:
 # ---- a start with many classes ---------------------------------------------------------------------------------------
 
 HELD = 1e-8  # largest difference within a class, over the largest number of its table
+FLOOR = 1e-6  # a table of smaller numbers (a bias that a norm absorbs) is round-off
 
 
 def symmetric(name: str, row: Row) -> None:
@@ -218,7 +219,7 @@ def largest_defect(network: Network, classes: Partition) -> tuple[str, float]:
 
 def spread(table: np.ndarray, classes: np.ndarray) -> float:
     widest = max((float(np.ptp(table[classes == c], axis=0).max(initial=0.0)) for c in np.unique(classes)), default=0.0)
-    return widest / max(float(np.abs(table).max(initial=0.0)), 1e-30)
+    return widest / max(float(np.abs(table).max(initial=0.0)), FLOOR)
 
 
 TRIES = 60

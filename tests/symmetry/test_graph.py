@@ -349,3 +349,13 @@ def test_labels_tell_outputs_apart() -> None:
     graph = unit_graph(model, torch.randn(4, 3), objective=lambda m, x: nn.functional.cross_entropy(m(x), y))
     assert coarsest(graph.network)["z"].tolist() == [0, 1]
     assert graph.whole
+
+
+def test_a_weight_that_is_trained_elsewhere_is_not_taken_for_a_constant() -> None:
+    model, outside = Plain(lambda m, x: m.z(torch.tanh(m.a(x)))), torch.ones(6, requires_grad=True)
+    kept = torch.ones(6)
+    for scale, classes in ((outside, 6), (kept, 1)):
+        graph = unit_graph(
+            model, torch.randn(4, 3), objective=lambda m, x, s=scale: (torch.tanh(m.a(x)) * s).square().sum()
+        )
+        assert len(set(coarsest(graph.network)["a"].tolist())) == classes

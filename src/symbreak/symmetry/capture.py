@@ -143,7 +143,7 @@ class _Reader:
             return _raw(value)
         if kind == "constant" or name not in self._tensors:
             known = self.captured.constants.get(name)
-            return constant(known.detach()) if isinstance(known, Tensor) else _raw(value)
+            return _plain_tensor(known) if isinstance(known, Tensor) else _raw(value)
         tensor = self._tensors[name]
         name = self._first.get(id(tensor), name)
         fixed = kind == "buffer" and name not in self._changing
@@ -171,7 +171,7 @@ class _Reader:
 
     def _attribute(self, module: fx.GraphModule, name: str) -> Any:
         found = operator.attrgetter(name)(module)
-        return constant(found.detach()) if isinstance(found, Tensor) else found
+        return _plain_tensor(found) if isinstance(found, Tensor) else found
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target, value = node.target, node.meta.get("val")
@@ -260,6 +260,11 @@ def _shape(value: Any) -> tuple[int, ...]:
         n if isinstance(n, int) else _UNKNOWN_SIZES.setdefault(str(n), 1_000_003 + 2 * len(_UNKNOWN_SIZES))
         for n in value.shape
     )
+
+
+def _plain_tensor(tensor: Tensor) -> Tracked:
+    """A tensor that the model does not own: its numbers, unless it is trained elsewhere."""
+    return _raw(tensor) if tensor.requires_grad else constant(tensor.detach())
 
 
 def _numbers(thing: Any) -> Any:
