@@ -177,6 +177,8 @@ class _Reader:
         target, value = node.target, node.meta.get("val")
         self.algebra.where = _module(node).removeprefix(self.algebra.prefix) or self.algebra.where or "model"
         if target is operator.getitem:
+            if isinstance(args[0], Tracked):  # a list of one
+                return args[0] if args[1] == 0 else self._unknown(str(node), [args[0]], value)
             found = args[0][args[1]]
             if isinstance(found, Unread):
                 return self._unknown(str(node), [found.like], value)
