@@ -88,14 +88,14 @@ def unit_graph(
         algebra = Algebra(Ledger(), "" if objective is None else _Objective.PREFIX)
         try:
             captured, root = _captured(model, task, held.dtype)
+            read(captured, root, algebra)
+            algebra.ledger.cut.update(dict.fromkeys(["model"], captured.leaks[0]) if captured.leaks else {})
+            network = algebra.ledger.network()
+            axes, entangled = _axes(algebra)
         except SymbreakError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the reading of one call raises is told, and nothing proved
             return UnitGraph(Network({}, ()), {}, (), {"model": _why(error)})
-        read(captured, root, algebra)
-        algebra.ledger.cut.update(dict.fromkeys(["model"], captured.leaks[0]) if captured.leaks else {})
-        network = algebra.ledger.network()
-        axes, entangled = _axes(algebra)
     return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled)
 
 
