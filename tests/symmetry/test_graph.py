@@ -306,11 +306,17 @@ def test_a_way_that_depends_on_the_data_is_no_proof() -> None:
     assert "another batch may go another way" in graph.cut["model"]
 
 
-def test_dropout_is_a_breaker() -> None:
+def test_dropout_tells_units_apart_or_is_a_breaker() -> None:
     model = Plain(lambda m, x: m.z(nn.functional.dropout(m.a(x), 0.5, m.training)))
-    graph = unit_graph(model, torch.randn(4, 3))
+    for p in model.parameters():
+        nn.init.constant_(p, 0.1)
+    heeded = unit_graph(model, torch.randn(4, 3))
+    assert heeded.breakers == ()
+    assert len(set(coarsest(heeded.network)["a"].tolist())) == heeded.network.sizes["a"] > 1
+    graph = unit_graph(model, torch.randn(4, 3), heed_dropout=False)
     classes = coarsest(graph.network)
     assert graph.breakers == ("dropout",)
+    assert set(classes["a"].tolist()) == {0}
     assert certify(graph.network, classes).breakers(graph.breakers) == ("dropout",)
 
 

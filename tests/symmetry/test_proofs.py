@@ -149,3 +149,15 @@ def test_without_a_tie_nothing_is_written(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "no tie was found" in done.stderr
     assert not path.exists()
+
+
+def test_dropout_elsewhere_does_not_stand_in_the_way() -> None:
+    """Behind a transformer's MLP the stream is dropped out; the hidden units themselves are not, and stay copies."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+    with torch.no_grad():
+        for p in (net[0].weight, net[0].bias):
+            p[1] = p[0]  # type: ignore[index]
+        net[2].weight[:, 1] = net[2].weight[:, 0]  # type: ignore[index,operator]
+    report = sb.check(net, torch.randn(16, 8))
+    assert [(f.where, f.units, f.standing) for f in report.findings if f.code == "SB001"] == [("0", (0, 1), "proved")]

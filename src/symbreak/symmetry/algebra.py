@@ -32,8 +32,9 @@ class Algebra:
         prefix: what names of tensors and modules start with, and names of spaces do not.
     """
 
-    def __init__(self, ledger: Ledger, prefix: str = "") -> None:
+    def __init__(self, ledger: Ledger, prefix: str = "", *, heed_dropout: bool = True) -> None:
         self.ledger = ledger
+        self.heed_dropout = heed_dropout
         self.prefix = prefix
         self.breakers: dict[str, None] = {}
         self.where = ""
@@ -95,6 +96,14 @@ class Algebra:
             else:
                 kept.append(label)
         return replace(t, labels=tuple(kept))
+
+    def drop_out(self, t: Tracked) -> None:
+        """Units that are left out at random are each for itself; what lies in front of them or behind a sum is not."""
+        if not self.heed_dropout:
+            self.breakers["dropout"] = None
+            return
+        for label in t.labels:
+            self._apart(label)
 
     def _apart(self, label: Label, why: str | None = None) -> None:
         ids, _ = self.resolved(label)

@@ -65,11 +65,15 @@ def unit_graph(
     objective: Callable[..., Tensor] | None = None,
     *,
     seed: int = 0,
+    heed_dropout: bool = True,
 ) -> UnitGraph:
     """Read a model as units and the weights that tie them, by torch.export, and give it back as it was.
 
     What the loss may tell apart, inputs and outputs, is told apart; with `objective` only what it itself does.
     Classes are proved where the graph is `whole`; where it is not, `cut` names what the rest was cut from.
+
+    Args:
+        heed_dropout: tell the units that active dropout leaves out apart, as training does; else it is a breaker.
 
     Raises:
         SymbreakError: a mistake in what was given, or weights that are not finite.
@@ -85,7 +89,7 @@ def unit_graph(
     _require_finite(model)
     with borrow(model, [f for f in (loss, objective) if f is not None], _dtype(model)) as held, held.scratch():
         task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
-        algebra = Algebra(Ledger(), "" if objective is None else _Objective.PREFIX)
+        algebra = Algebra(Ledger(), "" if objective is None else _Objective.PREFIX, heed_dropout=heed_dropout)
         try:
             captured, root = _captured(model, task, held.dtype)
             read(captured, root, algebra)

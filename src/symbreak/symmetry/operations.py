@@ -125,7 +125,7 @@ def same(call: Call) -> Tracked:
 def dropped_out(call: Call) -> Any:
     p, train = call["p"], call["train"]
     if train and p:
-        call.algebra.breakers["dropout"] = None
+        call.algebra.drop_out(call.first)
     if len(call.shapes) == 1:
         return call.first
     return call.first, Tracked(call.first.shape, random=True)

@@ -16,8 +16,8 @@ from .units import Partition
 def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     """The trace, its copies marked `proved` where a certificate holds them together, and that certificate.
 
-    A certificate speaks of a graph that is understood whole, and of an optimizer and parts of the model, dropout among
-    them, that keep its classes; where one of these is missing nothing is marked, and None is given.
+    A certificate speaks of a graph that is understood whole, and of an optimizer and parts of the model that keep its
+    classes; where one of these is missing nothing is marked, and None is given.
 
     Example:
         >>> import torch, symbreak as sb
@@ -38,7 +38,7 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     if not certificate.keeps(trace.optimizer, *graph.breakers):
         return trace, None
     slices = tuple(replace(s, proved=_holds(s, graph, classes)) for s in trace.slices)
-    return replace(trace, slices=slices), certificate
+    return replace(trace, slices=slices), certificate if any(s.proved for s in slices) else None
 
 
 def _holds(s: SliceClasses, graph: UnitGraph, classes: Partition) -> bool:

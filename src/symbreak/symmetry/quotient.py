@@ -228,7 +228,7 @@ def quotient(
         if loss is None and objective is None:
             loss, objective = asked.loss, asked.objective
         seed = seed or asked.seed
-    graph = unit_graph(inner, batch, loss, objective, seed=seed)
+    graph = unit_graph(inner, batch, loss, objective, seed=seed, heed_dropout=inner.training)
     return quotient_of(inner, graph, batch=batch, loss=loss, objective=objective, level=level, seed=seed)
 
 

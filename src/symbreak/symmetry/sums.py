@@ -132,8 +132,6 @@ def convolution(call: Call) -> Tracked:
 def attention(call: Call) -> Any:
     algebra = call.algebra
     q, k, v = (algebra.exposed(call[n]) for n in ("query", "key", "value"))
-    if call.get("dropout_p", 0.0):
-        algebra.breakers["dropout"] = None
     if call.get("enable_gqa", False) and q.shape[-3] != k.shape[-3]:
         k, v = (_repeated(t, q.shape[-3] // t.shape[-3]) for t in (k, v))
     batch = list(ascii_letters[: max(t.ndim for t in (q, k, v)) - 2])
@@ -147,6 +145,8 @@ def attention(call: Call) -> Any:
         shape = tuple(max(a, b) for a, b in zip(scores.shape, aligned(mask, scores.ndim).shape, strict=True))
         scores = algebra.elementwise([scores, mask], shape)
     scores = algebra.normalised(scores, [-1])
+    if call.get("dropout_p", 0.0):
+        algebra.drop_out(scores)
     found = algebra.contracted(scores, v, [*batch, "L", "S"], [*mine(v), "S", "V"], [*batch, "L", "V"])
     return found if len(call.shapes) == 1 else (found, *(Unread(found) for _ in call.shapes[1:]))
 
