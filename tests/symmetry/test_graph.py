@@ -365,3 +365,15 @@ def test_a_weight_that_is_trained_elsewhere_is_not_taken_for_a_constant() -> Non
             model, torch.randn(4, 3), objective=lambda m, x, s=scale: (torch.tanh(m.a(x)) * s).square().sum()
         )
         assert len(set(coarsest(graph.network)["a"].tolist())) == classes
+
+
+def test_an_export_that_fails_is_told_by_the_graph_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch logs it and prints the whole graph to stderr."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        h: Tensor = m.a(x)
+        return m.z(h * 2 if not bool((h > -100).all()) else h)
+
+    graph = unit_graph(Plain(forward), torch.randn(4, 3))
+    assert "model" in graph.cut
+    assert capfd.readouterr() == ("", "")

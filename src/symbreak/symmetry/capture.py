@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +53,8 @@ class Captured:
 
 def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Captured:
     """The model's graph by torch.export: it raises where the way through the model depends on the data."""
-    program = torch.export.export(model, args, dict(kwargs), strict=False).run_decompositions({})
+    with _quiet():
+        program = torch.export.export(model, args, dict(kwargs), strict=False).run_decompositions({})
     kinds = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}
     sources = {
         spec.arg.name: (kinds.get(spec.kind, "input"), spec.target or "")
@@ -61,6 +65,18 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         for spec in program.graph_signature.output_specs
     )
     return Captured(program.graph_module, sources, results, program.constants)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """An export that fails is told by what it raises: torch also logs it, and prints the whole graph to stderr."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], why: str) -> Captured:
@@ -86,7 +102,8 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], w
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    program = torch.export.export(graph, inputs, strict=False).run_decompositions({})
+    with _quiet():
+        program = torch.export.export(graph, inputs, strict=False).run_decompositions({})
     names = iter(
         [*(("parameter", n) for n in parameters), *(("buffer", n) for n in buffers), *(("input", "") for _ in at)]
     )
