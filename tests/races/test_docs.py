@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from symbreak.cli import main
@@ -16,14 +14,6 @@ from symbreak.cli import main
 PAGE = (Path(__file__).parents[2] / "docs" / "race.md").read_text(encoding="utf-8")
 SHOWN = [pair for pair in re.findall(r"```\n\$ symbreak (.*)\n((?:.*\n)*?)```", PAGE) if pair[1]]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_page_shows_a_race_and_four_known_answers() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +16,6 @@ from symbreak.races import Cell
 from symbreak.races.looks import look
 from symbreak.races.plan import prepared
 from symbreak.races.result import from_json
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 SCHEMES = [
     "zeros", "ones", "constant(0.1)", "torch_default", "xavier_uniform", "orthogonal", "normal(0.001)", "zero_hadamard",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ import symbreak as sb
 from symbreak.errors import DataError, ForwardError, TargetError
 from symbreak.races import Cell, RaceError, batched
 from symbreak.races.plan import prepared
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pair() -> tuple[Tensor, Tensor]:

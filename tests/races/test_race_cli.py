@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from symbreak import cli
 
 RACE = ("race", "mlp:8:tanh", "--data", "iris", "--init", "zeros", "--init", "xavier", "--seeds", "0-7", "--eta", "0.3",
         "--steps", "60")  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(*arguments: str | Path) -> Result:

@@ -10,13 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import symbreak as sb
 from symbreak.races import Cell, StoreError, batched
@@ -25,14 +23,6 @@ from symbreak.races.result import from_json
 from symbreak.races.store import Store
 
 KNOBS: dict[str, Any] = {"schemes": ["he", "zeros"], "etas": [0.1], "steps": 20, "memory_mb": 0.04}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

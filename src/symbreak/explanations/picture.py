@@ -6,21 +6,13 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from symbreak.colors import COLORS
 from symbreak.errors import SymbreakError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES: tuple[str, ...] = ("-", "--", "-.", ":")
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe and Ito: colour-blind safe
 
 
 class PictureError(SymbreakError):

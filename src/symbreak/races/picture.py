@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from symbreak.colors import COLORS
 from symbreak.errors import nearest
 from symbreak.races.errors import RaceError
 from symbreak.races.statistics import best_cells, final_loss, steps_to
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
 
     from symbreak.races.result import RaceResult
 
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe and Ito: colour-blind safe
 KINDS = ("fan", "survival", "map")
 
 

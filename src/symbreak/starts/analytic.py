@@ -324,22 +324,12 @@ class _Propagation:
         del ins
         a, b = (call.inputs[0], call.inputs[1]) if len(call.inputs) > 1 else (call.inputs[0], call.inputs[0])
         for shares, other in ((a, b), (b, a)):
-            if _is_softmax(shares):
+            if shares.is_softmax:
                 return _averaged(self.at[other.index], max(1, shares.shape[-1]))
         width = a.shape[-1] if a.shape else 1
         x, y = self.at[a.index], self.at[b.index]
         mean = width * x.mean * y.mean
         return Moments(mean, width * (x.second * y.second - (x.mean * y.mean) ** 2))
-
-
-def _is_softmax(call: Call) -> bool:
-    for _ in range(6):
-        if call.kind == "softmax":
-            return True
-        if call.kind not in ("view", "scale", "phi") or not call.inputs:
-            return False
-        call = call.inputs[0]
-    return False
 
 
 @lru_cache(maxsize=256)

@@ -291,7 +291,7 @@ def _attention_part(call: Call) -> Role | None:
                 place = [p for p, c in zip(reader.positions, reader.inputs, strict=True) if c is here]
                 parts |= {"value" if p == 2 else "query_key" for p in place if p <= 2}
             elif reader.kind == "product":
-                if any(_softmaxed(c) for c in reader.inputs if c is not here):
+                if any(c.is_softmax for c in reader.inputs if c is not here):
                     parts.add("value")
                 elif _reaches_softmax(reader):
                     parts.add("query_key")
@@ -313,16 +313,6 @@ def _layer_behind(call: Call) -> Call | None:
             return call
         call = call.inputs[0]
     return None
-
-
-def _softmaxed(call: Call) -> bool:
-    for _ in range(6):
-        if call.kind == "softmax":
-            return True
-        if call.kind not in ("view", "scale", "phi") or not call.inputs:
-            return False
-        call = call.inputs[0]
-    return False
 
 
 def _reaches_softmax(call: Call) -> bool:

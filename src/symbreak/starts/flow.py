@@ -98,6 +98,18 @@ class Call:
         """Whether it sums over units with weights, so that another distribution begins."""
         return self.kind in ("apply", "lookup", "recurrent") or self.name == "multi_head_attention_forward"
 
+    @property
+    def is_softmax(self) -> bool:
+        """Whether it is a softmax, seen through a few views, scales and elementwise functions."""
+        call = self
+        for _ in range(6):
+            if call.kind == "softmax":
+                return True
+            if call.kind not in ("view", "scale", "phi") or not call.inputs:
+                return False
+            call = call.inputs[0]
+        return False
+
 
 @dataclass
 class Flow:
