@@ -98,3 +98,23 @@ def test_a_layer_that_is_zero_on_purpose_is_no_linear_network() -> None:
     torch.manual_seed(0)
     report = sb.check(Hyper(), torch.randn(64, 8))
     assert (report.verdict, report.wakeup["seed"]) == ("healthy", 2)
+
+
+def test_a_branch_that_starts_at_zero_is_no_linear_network() -> None:
+    """x + tanh(W x) with W = 0 starts as the identity on purpose; with a small W its tanh is used, and does nothing."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(x + torch.tanh(self.branch(x)))
+            return out
+
+    torch.manual_seed(0)
+    zero, little, x = Residual(), small(Residual()), torch.randn(64, 8)
+    nn.init.zeros_(zero.branch.weight)
+    nn.init.zeros_(zero.branch.bias)
+    assert sb.check(zero, x).verdict == "healthy"
+    assert "SB206" in codes(sb.check(little, x))

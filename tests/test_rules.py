@@ -356,7 +356,10 @@ def test_a_dead_unit_is_no_shadowed_bias() -> None:
     relu = ActivationTrace("a", "relu", "a", 4, 64, 0.3, 0.7, dead=(2,), surely_dead=())
     (found,) = judge(trace(tensors=(bias,), activations=(relu,)))[0]
     assert (found.code, found.units) == ("SB105", (0,))
-    assert found.because == "shifting entry 0 of a.bias moves no output: a later normalisation or softmax removes it"
+    assert (
+        found.because
+        == "shifting entry 0 of a.bias moves no output: a later normalisation, softmax or difference removes it"
+    )
 
 
 def test_unused_tensors_of_one_module_are_one_finding() -> None:

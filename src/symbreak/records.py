@@ -155,6 +155,7 @@ class ActivationTrace:
     surely_dead: tuple[int, ...]  # dead by a margin that is no luck of the batch
     hidden: bool = True  # False where it ends the network or stands in the loss
     gate: bool = False  # True where it multiplies another signal
+    rests: bool = False  # True where it sees nothing but zeros
 
 
 @dataclass(frozen=True)

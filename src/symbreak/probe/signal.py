@@ -115,6 +115,7 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
             surely_dead=_indices(a.dead & a.negative & (a.margin >= _least_margin(a.samples))),
             hidden=not graph.ends_at(a.node),
             gate=a.gate,
+            rests=not bool(a.mean.any() or a.std.any()),
         )
         for a in seen.activations
     )

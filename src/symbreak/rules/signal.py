@@ -119,12 +119,13 @@ def purely_linear(trace: Trace) -> Iterator[Claim]:
     Why: the network is one linear map until the weights have grown.
 
     Evidence: the share of samples whose slope is at least two thirds of the steepest, in each activation that neither
-    ends the network nor is a gate, at step 1; and the network's answer midway between two batches, which for a linear
-    map is the mean of its answers to both. A normalisation or attention in between departs from that.
+    ends the network nor is a gate nor rests behind zeros, at step 1; and the network's answer midway between two
+    batches, which for a linear map is the mean of its answers to both. A normalisation or attention in between departs
+    from that.
 
     Remedy: larger weights, or inputs of unit variance.
     """
-    hidden = [a for a in trace.activations if a.hidden and not a.gate]
+    hidden = [a for a in trace.activations if a.hidden and not a.gate and not a.rests]
     is_linear = trace.departure is not None and trace.departure < DEPARTURE
     if is_linear and hidden and all(a.linear >= LINEAR_SHARE for a in hidden):
         n, least = len(hidden), min(a.linear for a in hidden)

@@ -187,12 +187,15 @@ def unused_parameter(trace: Trace) -> Iterator[Claim]:
         )
 
 
+REMOVES = "a later normalisation, softmax or difference removes"
+
+
 @rule("SB105", "shadowed-bias", "info")
 def shadowed_bias(trace: Trace) -> Iterator[Claim]:
     """A bias that nothing downstream depends on, so that it never gets a gradient: harmless.
 
     Why: the key bias of softmax attention shifts all scores of a query alike; a bias in front of a normalisation that
-    subtracts the mean is subtracted again.
+    subtracts the mean is subtracted again; what two branches share cancels in their difference.
 
     Evidence: found by intervention: the bias was shifted and no output moved.
 
@@ -203,8 +206,7 @@ def shadowed_bias(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=tensors[0].name,
             because=(
-                f"shifting {_told(patterns(t.name for t in tensors), tensors)} moves no output: a "
-                "later normalisation or softmax removes "
+                f"shifting {_told(patterns(t.name for t in tensors), tensors)} moves no output: {REMOVES} "
                 f"{'it' if len(tensors) == 1 else 'them'}"
             ),
             evidence={"tensors": [t.name for t in tensors]},
@@ -223,10 +225,7 @@ def shadowed_bias(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=tensors[0].name,
             units=rows,
-            because=(
-                f"shifting {entries} moves no output: a later normalisation or softmax removes "
-                f"{'it' if len(rows) == 1 else 'them'}"
-            ),
+            because=(f"shifting {entries} moves no output: {REMOVES} {'it' if len(rows) == 1 else 'them'}"),
             evidence={"tensors": [t.name for t in tensors], "entries": len(rows), "of": tensors[0].shape[0]},
         )
 
