@@ -89,12 +89,10 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
     Remedy: shift the bias back to the data.
     """
     sleeping = {t.layer: t for t in trace.tensors if len(t.shape) >= 2}
-    for a in trace.activations:
-        if not a.dead:
-            continue
+    for a in {(a.where, a.layer, a.dead): a for a in trace.activations if a.dead}.values():  # one may run twice
         layer = sleeping.get(a.layer or "")
         units = activation(trace, a.where, a.name)
-        bias = called(trace, a.layer or a.where)
+        bias = called(trace, a.layer) if a.layer else f"what feeds {called(trace, a.where)}"
         if len(a.dead) == a.units:
             if layer is None or layer.status != "live":
                 yield Claim(
