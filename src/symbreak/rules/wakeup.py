@@ -92,7 +92,7 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
     for a in {(a.where, a.layer, a.dead): a for a in trace.activations if a.dead}.values():  # one may run twice
         layer = sleeping.get(a.layer or "")
         units = activation(trace, a.where, a.name)
-        bias = called(trace, a.layer) if a.layer else f"what feeds {called(trace, a.where)}"
+        bias = f"the bias of {{}} of {called(trace, a.layer)}" if a.layer else "the biases that feed {}"
         if len(a.dead) == a.units:
             if layer is None or layer.status != "live":
                 yield Claim(
@@ -105,7 +105,7 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
                     ),
                     evidence={"samples": a.samples, "surely_dead": len(a.surely_dead)},
                     remedy=Remedy(
-                        "shift", a.layer or a.where, f"raise the bias of {bias} so that the units see both signs"
+                        "shift", a.layer or a.where, f"raise {bias.format('the units')} so that they see both signs"
                     ),
                 )
             continue
@@ -124,7 +124,7 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
                 ),
                 evidence={"samples": a.samples, "units": a.units},
                 remedy=Remedy(
-                    "shift", a.layer or a.where, f"raise the bias of {'this unit' if one else 'these units'} of {bias}"
+                    "shift", a.layer or a.where, f"raise {bias.format('this unit' if one else 'these units')}"
                 ),
             )
 
