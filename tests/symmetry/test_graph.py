@@ -377,3 +377,23 @@ def test_an_export_that_fails_is_told_by_the_graph_alone(capfd: pytest.CaptureFi
     graph = unit_graph(Plain(forward), torch.randn(4, 3))
     assert "model" in graph.cut
     assert capfd.readouterr() == ("", "")
+
+
+class Pooled(nn.Module):
+    """Learned queries that differ in nothing; their answers are averaged over one window, or over two."""
+
+    def __init__(self, windows: int) -> None:
+        super().__init__()
+        self.queries, self.look, self.windows = nn.Parameter(torch.zeros(4, 8)), nn.MultiheadAttention(8, 2), windows
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.look(self.queries[:, None].expand(-1, x.shape[1], -1), x, x)[0]
+        return nn.functional.adaptive_avg_pool1d(seen.permute(1, 2, 0), self.windows)
+
+
+@pytest.mark.parametrize(("windows", "distinct"), [(1, 1), (2, 4)])
+def test_a_mean_over_one_window_treats_all_positions_alike(windows: int, distinct: int) -> None:
+    torch.manual_seed(0)
+    graph = unit_graph(Pooled(windows), torch.randn(5, 3, 8))
+    (space,) = graph.axes["queries"][0].spaces
+    assert graph.whole and len(set(coarsest(graph.network)[space])) == distinct

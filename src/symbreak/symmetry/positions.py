@@ -50,7 +50,10 @@ POOLS |= {"_upsample_nearest_exact2d": 2, "_upsample_bilinear2d_aa": 2, "_upsamp
 @operation(*POOLS)
 def pooled(call: Call) -> Any:
     x, n = call.first, POOLS[call.name]
-    found = along(call.algebra, x, range(x.ndim - n, x.ndim), call.shape)
+    windows = range(x.ndim - n, x.ndim)
+    if "adaptive_avg" in call.name and all(call.shape[d] == 1 for d in windows):  # one window: the mean of all
+        return call.algebra.reduced(x, windows, keepdim=True)
+    found = along(call.algebra, x, windows, call.shape)
     if call.name.startswith("grid"):
         call.algebra.forget(call["grid"], "a grid to sample at, made of units")
     return found if len(call.shapes) == 1 else tuple(replace(found, shape=s) for s in call.shapes)
