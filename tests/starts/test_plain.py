@@ -266,6 +266,7 @@ def test_undo_once_and_not_over_other_writes() -> None:
 
 def test_large_models_have_their_old_values_kept_in_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("symbreak.starts.desk._LARGE", 1)
+    monkeypatch.setattr("symbreak.starts.desk._SMALL", 0)
     names: list[str] = []
     keep = desk_room._kept
     monkeypatch.setattr(

@@ -56,7 +56,7 @@ def start(
     model = unwrap(model) if isinstance(model, nn.Module) else model
     tensors = tensors_of(model)
     asked = _asked(scheme)
-    desk = Desk(model, places_for(model, tensors), _generator(generator))
+    desk = Desk(model, tensors, places_for(model, tensors), _generator(generator))
     held_back, told = kept(keep, tensors, {name for name, _ in model.named_buffers()})
     desk.held_back = frozenset(held_back)
     desk.notes += told

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +88,18 @@ def _reason(tensor: Held, beside: str | None, maps: list[tuple[int, int]]) -> st
     if beside is not None:
         return f"shares a part of its memory with {beside}"
     low, _ = _span(p)
-    if p.device.type == "cpu" and any(start <= low < end for start, end in maps):
+    if p.device.type == "cpu" and _inside(low, maps):
         raise ModelError(
             f"{tensor.name!r} lies in read-only memory (a memory map), so nothing was written. Load it writable, or "
             "give it memory of its own: p.data = p.data.clone()."
         )
     return None
+
+
+def _inside(address: int, spans: list[tuple[int, int]]) -> bool:
+    """Whether one of the spans, from low addresses to high ones and apart, holds an address."""
+    i = bisect.bisect(spans, (address, math.inf)) - 1
+    return i >= 0 and address < spans[i][1]
 
 
 def _overlapping(every: Iterable[Held]) -> dict[str, str]:
