@@ -110,11 +110,11 @@ def layout_of(module: nn.Module, name: str = "weight") -> Layout | None:
 
     Source: torch.nn; transformers.pytorch_utils.Conv1D keeps its weight as [in, out].
     """
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn.modules.conv import _ConvNd
 
     parameter = getattr(module, name, None)
-    if parameter is None or parameter.dim() < 2 or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if not isinstance(parameter, Tensor) or parameter.dim() < 2 or isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return None
     if isinstance(module, _ConvNd):
         return Layout(groups=module.groups, transposed=module.transposed)

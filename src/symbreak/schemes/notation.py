@@ -50,13 +50,17 @@ def find(name: str) -> Callable[..., Scheme]:
 def page(name: str) -> str:
     """The article of a scheme, or of a function on several tensors: how it is written, and its docstring.
 
+    A scheme may be named with its arguments, as `parse` reads it.
+
+    Raises:
+        SchemeError: there is none of that name; the message has the nearest three.
     Example:
         >>> page("he").splitlines()[0]
         "kaiming_normal(gain=1.4142, mode='fan_in')"
 
     Source: the docstring.
     """
-    canonical = ALIASES.get(name, name)
+    canonical = parse(name).name if name.rstrip().endswith(")") else ALIASES.get(name, name)
     function = PROCEDURES.get(canonical)
     if function is None:
         known = [*CATALOGUE, *PROCEDURES, *ALIASES]

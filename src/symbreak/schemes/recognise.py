@@ -119,9 +119,13 @@ def recognise(weight: Tensor, fans: Fans | None = None, *, place: Place | None =
 
     Source: likelihood ratio and Kolmogorov-Smirnov test; standard error of a normal's std is std / sqrt(2 n).
     """
+    import torch
+
     if weight.is_meta or weight.numel() == 0:
         return Recognition("no values")
-    if weight.is_quantized or not weight.is_floating_point():
+    if weight.layout != torch.strided:
+        return Recognition(f"unrecognised ({weight.layout})")
+    if not weight.is_floating_point() or weight.element_size() == 1:  # quantised, and float8, which can hardly be read
         return Recognition(f"unrecognised ({weight.dtype})")
     weight = weight.detach()
     if not bool(weight.isfinite().all()):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from symbreak.errors import ModelError
 from symbreak.schemes.activations import Activation
 from symbreak.schemes.place import Place
 from symbreak.schemes.places import Following, following, places_of
@@ -61,8 +62,11 @@ def survey(model: nn.Module, seen: Mapping[str, Activation | None] | None = None
         >>> rows[0].name, rows[0].has.text, rows[0].suit.scheme
         ('0.weight', "uniform(±1/sqrt(fan_in)), torch's default", kaiming_normal)
 
+    Raises:
+        ModelError: a parameter is lazy, and has no shape yet.
     Source: `recognise` and `suits`.
     """
+    _refuse_lazy(model)
     follows = {**{layer: Following(phi) for layer, phi in (seen or {}).items()}, **following(model)}
     places, parameters, shared = places_of(model), dict(model.named_parameters()), _shared(model)
     depth = sum(place.fans is not None and not place.is_bias for place in places.values())
@@ -82,10 +86,21 @@ def _row(
         place = replace(place, branch_end=True)
     suit = suits(place, next_.phi, known=layer in follows, normalised=next_.normalised, tied=tied)
     wanted = expected_rms(suit.scheme, place) if suit.scheme is not None else None
-    if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0 or not wanted:
+    if weight.is_meta or not weight.is_floating_point() or weight.is_sparse or weight.numel() == 0 or not wanted:
         return Row(name, place, has, suit, None)
     size = math.sqrt(float(weight.detach().double().square().mean()))
     return Row(name, place, has, suit, size / wanted)
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    from torch.nn.parameter import UninitializedParameter
+
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ModelError(
+                f"{name!r} of {type(model).__name__} is lazy and has no shape yet. "
+                "Run one batch through the model first."
+            )
 
 
 def _shared(model: nn.Module) -> frozenset[int]:

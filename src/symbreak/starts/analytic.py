@@ -21,6 +21,8 @@ from torch import Tensor
 from symbreak.schemes import Place
 
 from .flow import GRID, Call, Flow
+from .plan import rms
+from .tensors import numbers
 
 _STEP = float(GRID[1] - GRID[0])
 _MASS = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
@@ -129,11 +131,11 @@ class _Propagation:
         return Moments(mean, variance, channels_first if image else channels_last)
 
     def _of_parameters(self, names: Collection[str]) -> Moments:
-        tensors = [self.values[n].detach().double() for n in names if n in self.values]
+        tensors = [self.values[n] for n in names if n in self.values]
         if not tensors:
             return Moments(0.0, 1.0)
-        mean = sum(float(t.mean()) for t in tensors) / len(tensors)
-        square = sum(float(t.square().mean()) for t in tensors) / len(tensors)
+        mean = sum(float(numbers(t).real.sum(dtype=torch.float64)) / max(t.numel(), 1) for t in tensors) / len(tensors)
+        square = sum(rms(t) ** 2 for t in tensors) / len(tensors)
         return Moments(mean, max(square - mean**2, 0.0))
 
     # ---- layers --------------------------------------------------------------------------------------------------
@@ -150,14 +152,11 @@ class _Propagation:
         if weight in self.drawn and weight not in self.sizes and terms > 0:
             std = math.sqrt(self.variance / (terms * x.second)) if x.second > 0 else 1 / math.sqrt(terms)
             self.sizes[weight] = Sized(std, std * math.sqrt(fans.fan_in if fans is not None else 1), x.second)
-        size = self.sizes[weight].std ** 2 if weight in self.sizes else self._square(weight)
+        size = self.sizes[weight].std ** 2 if weight in self.sizes else rms(self.values[weight]) ** 2
         out = terms * size * x.second
         shared = terms * size * (x.mean**2 + x.shared)
         shift = self._of_parameters([bias]) if bias is not None and bias not in self.drawn else Moments(0.0, 0.0)
         return Moments(shift.mean, out + shift.variance, shared + shift.variance)
-
-    def _square(self, name: str) -> float:
-        return float(self.values[name].detach().double().square().mean()) if name in self.values else 1.0
 
     def _lookup(self, call: Call, ins: list[Moments]) -> Moments:
         del ins

@@ -40,6 +40,7 @@ from .facts import Fact, Facts, refined
 from .plain import MATRICES, STAYS
 from .prior import prior
 from .session import Session, within
+from .tensors import numbers
 
 _ROUNDS = 3
 _TOKENS = 0.02  # std of bare tokens and positions, as in BERT, GPT-2 and ViT
@@ -93,15 +94,20 @@ class _Choice:
 
     def is_zero(self, name: str) -> bool:
         p = self.desk.before(name)
-        return p.numel() > 0 and not bool(p.any())
+        return p.numel() > 0 and not bool(numbers(p).any())
+
+    def _is_broken(self, name: str) -> bool:
+        return not bool(numbers(self.desk.before(name)).isfinite().all())
 
     def of(self, name: str) -> Suit:
         place = self.desk.places[name]
         if self.desk.tensors[name].left is not None:
             return Suit(None, self.desk.tensors[name].left or "")
-        if not bool(self.desk.before(name).isfinite().all()) and (place.role == "gain" or self._is_shift(name, place)):
+        if not self.desk.tensors[name].parameter.numel():
+            return Suit(None, "has no entries")
+        if (place.role == "gain" or self._is_shift(name, place)) and self._is_broken(name):
             return Suit(ones() if place.role == "gain" else zeros(), "held numbers that are none: a norm's usual start")
-        if not bool(self.desk.before(name).isfinite().all()) and place.role in ("gate", "slope", "unknown"):
+        if place.role in ("gate", "slope", "unknown") and self._is_broken(name):
             found = suits(place).scheme or normal(_TOKENS)
             return Suit(found, "held numbers that are none: the usual start of such a parameter")
         if place.role in BIASES:

@@ -176,7 +176,7 @@ def _bytes(p: Tensor) -> int:
 def _kept(p: nn.Parameter) -> tuple[Tensor, float]:
     """The values of a tensor, and their root mean square."""
     value = p.detach()
-    if value.device.type != "cpu" or not value.is_contiguous():
+    if value.device.type != "cpu" or not value.is_contiguous() or not value.numel():
         return value.clone(), rms(value)
     return _room(value).copy_(value), rms(value)
 

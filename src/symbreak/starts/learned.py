@@ -20,8 +20,10 @@ from .arguments import arguments
 from .desk import Desk
 from .plain import MATRICES
 from .session import Session, within
+from .tensors import numbers
 
 Loss = Callable[..., Tensor] | None
+NOTHING = "no tensor was drawn whose size could be learned, so the model was not run"
 _LOOKS = 20  # times that MetaInit compares where it is with where it was
 
 
@@ -32,11 +34,14 @@ def metainit(desk: Desk, names: Collection[str], scheme: Scheme, batch: Any, los
     """Norms tuned until the gradient quotient is small. See `symbreak.schemes.metainit`."""
     options = arguments(scheme)
     tuned = [n for n in names if desk.action(n) == "drawn" and desk.places[n].role in MATRICES
-             and desk.tensors[n].parameter.dim() >= 2 and bool(desk.tensors[n].parameter.any())]  # fmt: skip
+             and desk.tensors[n].parameter.dim() >= 2 and bool(numbers(desk.tensors[n].parameter).any())]  # fmt: skip
+    if not tuned:
+        desk.notes.append(NOTHING)
+        return
     norms, quotients = within(desk.model, batch, loss, lambda session: _metainit(session, tuned, options, desk))
     for name, factor in norms.items():
         p = desk.tensors[name].parameter
-        desk.put(name, p.detach() * factor, "scaled", f"its norm times {factor:.3g} lowers the gradient quotient")
+        desk.put(name, numbers(p) * factor, "scaled", f"its norm times {factor:.3g} lowers the gradient quotient")
     if quotients:
         desk.notes.append(
             f"the gradient quotient went from {quotients[0]:.3g} to {min(quotients):.3g} (at 1 a step changes the "
@@ -146,12 +151,15 @@ def _scalar(session: Session, draw: Draw, generator: torch.Generator) -> Tensor:
 def gradinit(desk: Desk, names: Collection[str], scheme: Scheme, batch: Any, loss: Loss) -> None:
     """Factors tuned until one step lowers the loss most. See `symbreak.schemes.gradinit`."""
     options = arguments(scheme)
-    tuned = [n for n in names if desk.action(n) == "drawn" and bool(desk.tensors[n].parameter.any())]
+    tuned = [n for n in names if desk.action(n) == "drawn" and bool(numbers(desk.tensors[n].parameter).any())]
+    if not tuned:
+        desk.notes.append(NOTHING)
+        return
     factors, story = within(desk.model, batch, loss, lambda session: _gradinit(session, tuned, options, desk))
     for name, factor in factors.items():
         p = desk.tensors[name].parameter
         desk.put(
-            name, p.detach() * factor, "scaled", f"times {factor:.3g}, learned so that the first step lowers the loss"
+            name, numbers(p) * factor, "scaled", f"times {factor:.3g}, learned so that the first step lowers the loss"
         )
     if story:
         before, after = story
@@ -264,7 +272,10 @@ def _one_step(
     with sdpa_kernel([SDPBackend.MATH]):
         theta = _scaled(params, factors)
         value, gradient = _loss_and_gradient(ask, theta, first, 1)
-        stepped = {f"model.{n}": t.detach().requires_grad_() for n, t in _stepped(theta, gradient, options).items()}
+        stepped = {
+            f"model.{n}": t.detach().requires_grad_(t.requires_grad)
+            for n, t in _stepped(theta, gradient, options).items()
+        }
         after = functional_call(ask, stepped, (second, 1))
     return float(value.detach()), float(_norm(gradient, options["optimizer"]).detach()), float(after.detach())
 

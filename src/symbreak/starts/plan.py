@@ -17,6 +17,8 @@ from symbreak.errors import SchemeError
 from symbreak.schemes import Scheme
 from symbreak.schemes.place import Role
 
+from .tensors import numbers
+
 Action = Literal["drawn", "scaled", "set", "kept"]
 """drawn: filled by a scheme; scaled: drawn, then sized by data; set: given numbers; kept: untouched."""
 
@@ -174,10 +176,10 @@ def write(p: nn.Parameter, value: Tensor) -> None:
 
 def rms(tensor: Tensor) -> float:
     """Root mean square; 0 of an empty tensor."""
-    if tensor.numel() == 0 or tensor.is_quantized or tensor.layout != torch.strided:
+    if tensor.numel() == 0:
         return 0.0
-    low = tensor.dtype in (torch.float16, torch.bfloat16)
-    norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32 if low else None)
+    half = tensor.dtype in (torch.float16, torch.bfloat16) and tensor.layout == torch.strided  # needs no copy
+    norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32) if half else numbers(tensor).norm()
     return float(norm) / math.sqrt(tensor.numel())
 
 

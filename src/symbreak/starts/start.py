@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symbreak.errors import BatchError, SchemeError, SymbreakError
+from symbreak.errors import BatchError, ModelError, SchemeError, SymbreakError
 from symbreak.probe.look import unwrap
 from symbreak.schemes import Scheme, kaiming_normal, parse
 
@@ -56,6 +56,7 @@ def start(
     model = unwrap(model) if isinstance(model, nn.Module) else model
     tensors = tensors_of(model)
     asked = _asked(scheme)
+    _refuse_scripted(model, asked)
     desk = Desk(model, tensors, places_for(model, tensors), _generator(generator))
     held_back, told = kept(keep, tensors, {name for name, _ in model.named_buffers()})
     desk.held_back = frozenset(held_back)
@@ -176,6 +177,15 @@ def _asked(scheme: Any) -> Any:
     if scheme is None:
         raise SchemeError('scheme=None; expected "auto", a scheme such as "kaiming_normal", or {"pattern": scheme}.')
     return _one(scheme)
+
+
+def _refuse_scripted(model: nn.Module, asked: Any) -> None:
+    """Nothing says which tensors of a scripted or traced module belong to which layer; a mapping does."""
+    if isinstance(model, torch.jit.ScriptModule) and not isinstance(asked, dict):
+        raise ModelError(
+            f"{type(model).__name__} is scripted or traced, so its tensors cannot be told apart by the layers they "
+            'belong to. Start the module it was made from, or say which tensors are meant: {"pattern": scheme}.'
+        )
 
 
 def _one(scheme: Any) -> Scheme | str | None:

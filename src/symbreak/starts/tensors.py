@@ -143,6 +143,24 @@ def _maps() -> list[tuple[int, int]]:
     return spans
 
 
+def numbers(tensor: Tensor) -> Tensor:
+    """The entries of a tensor in a form that every operation takes: dense, and float32 where they are integers or too
+    narrow for sums (float16 and below). Of a sparse tensor only the entries it holds; the others are 0.
+
+    Example:
+        >>> numbers(torch.tensor([3, -4])).norm()
+        tensor(5.)
+    """
+    value = tensor.detach()
+    if value.layout == torch.sparse_coo:
+        value = value.coalesce().values()
+    elif value.layout != torch.strided:
+        value = value.to_dense()
+    if value.is_quantized:
+        value = value.dequantize()
+    return value if value.dtype in (torch.float32, torch.float64) or value.is_complex() else value.float()
+
+
 def matching(pattern: str, tensors: Mapping[str, Held]) -> tuple[str, ...]:
     """First names of the tensors that a glob pattern means, by any of their names.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from symbreak.errors import BatchError
 from symbreak.probe.observe import Observer
+from symbreak.probe.task import Outcome
 from symbreak.probe.usage import Owned, usage_of
 
 from .session import Session
@@ -128,6 +129,9 @@ class Walker(Observer):
         weight = max(tag.names, key=self._sizes.__getitem__)
         if weight not in self._names or weight in self.told:
             return False
+        if not result.numel():
+            self.told[weight] = "puts out nothing on this batch: only drawn, not scaled by data"
+            return False
         used = self._writable(weight, tag, layout.weight)
         if used is None:
             self.told[weight] = "made from parameters by code on the way: only drawn, not scaled by data"
@@ -202,6 +206,18 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[[], Tens
 def walk(session: Session, names: Collection[str], adjust: Adjust) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Adjust the named layers in one pass. (new values, what was done to each weight)."""
     walker = Walker(session, names, adjust)
-    session.run(walker)
+    _refuse_void(session.run(walker))
     changed = {*walker.told, *walker.beside}
     return {name: session.held.params[name].detach().clone() for name in changed}, walker.told
+
+
+def _refuse_void(outcome: Outcome) -> None:
+    """Layers were sized by what they put out; if nothing comes out of the model, that was no signal."""
+    for i, output in enumerate(outcome.outputs):
+        if output.numel() and not bool(output.detach().isfinite().any()):
+            which = f"output {i} of the model" if len(outcome.outputs) > 1 else "the model's output"
+            raise BatchError(
+                f"{which} has no finite entry on this batch (shape {tuple(output.shape)}), though that of every layer "
+                "it was sized by is finite. Look at what the model does after its last layer: a division by zero, a "
+                "log, or a mask over everything."
+            )
