@@ -162,6 +162,33 @@ def test_idinit_reads_a_convolution_as_a_matrix_unless_asked_otherwise() -> None
     assert torch.equal(out, image.repeat(1, 3, 1, 1))
 
 
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("shape", [(6, 2, 3, 3), (20, 2, 3, 3), (18, 2, 3, 3), (5, 4, 2), (4, 1, 1, 1)])
+def test_idinit_of_a_convolution_is_a_padded_identity_over_patches(shape: tuple[int, ...], end: bool) -> None:
+    """Entry by entry: more channels out than a patch has entries, as many, fewer; the last weight of a branch, too."""
+    weight = schemes.idinit(noise=0.0).draw(shape, generator=generator(), place=Place(shape=shape))
+    taps = math.prod(shape[2:])
+    small = min(shape[0], shape[1] * taps)
+    for o in range(shape[0]):
+        for i in range(shape[1]):
+            for k, value in enumerate(weight[o, i].flatten().tolist()):
+                assert value == float((i * taps + k - o) % small == 0)
+    noisy = schemes.idinit().draw(shape, generator=generator(), place=Place(shape=shape, branch_end=end))
+    level = 1e-6 if end else 1.0
+    assert float((noisy - level * weight).abs().max()) < 6e-6  # six deviations of the noise
+    assert len({tuple(row.tolist()) for row in noisy.flatten(1)}) == shape[0]  # no two channels are one
+
+
+def test_idinit_over_patches_hands_every_entry_of_a_patch_on() -> None:
+    """With at least as many channels as entries, the patch can be read off the output: nothing is lost."""
+    image = torch.randn(1, 2, 5, 5, generator=generator(1))
+    weight = schemes.idinit(noise=0.0).draw((18, 2, 3, 3), generator=generator())
+    out = nn.functional.conv2d(image, weight, padding=1)
+    assert torch.equal(out.flatten(2), nn.functional.unfold(image, 3, padding=1))
+    ended = schemes.idinit().draw((18, 2, 3, 3), generator=generator(), place=Place(branch_end=True))
+    assert 0 < float(nn.functional.conv2d(image, ended, padding=1).abs().max()) < 1e-4  # all but the identity beside it
+
+
 @pytest.mark.parametrize("text", ["idinit", "idinit(kernel='channel')", "idinit(gain=2.0, noise=0.0)"])
 def test_idinit_is_recognised_in_convolutions(text: str) -> None:
     weight = schemes.parse(text).draw((12, 6, 3, 3), generator=generator())

@@ -142,8 +142,9 @@ def metainit(
     m <- momentum m - learning_rate sgn(dGQ / d|W|), |W| <- |W| + m. Directions stay as drawn.
 
     Three passes backward a step; the model must be twice differentiable. The quotient of one draw is very noisy, so the
-    norms that are kept are the best of twenty looks on fixed draws; the paper keeps the last. It finds its way from
-    starts that are too small, less from chaotic ones, where gradients of single weights are close to 0.
+    norms that are kept are the best of twenty looks on fixed draws; the paper keeps the last. Inputs are random normal
+    as there; labels are the batch's, where the paper's listing draws them as well. From starts that are far too large
+    it needs all of its steps, and what it finds has small last layers: train it with a larger learning rate.
 
     Args:
         steps: 500 in the paper.

@@ -275,9 +275,11 @@ def idinit(*, gain: float = 1.0, noise: float = 1e-6, kernel: Literal["patch", "
     Without the noise repeated rows are one unit for ever (12 of 16 in 4-16-16-3); with 1e-6 they are nearly tied, and
     take hundreds of steps to part.
 
-    Confirmed by the paper's published reviews: the reshape to [o, i k], 1 and 1e-6, the smaller last weight. Ours: the
-    order of the taps in that reshape (torch's own), noise on every entry (the reviews speak of the diagonal), and its
-    law. No code of the authors was found.
+    Held against the paper's abstract, its figure of the two kinds (1 and 1e-6), its published reviews and a summary of
+    it, which agree on the padded identity, the reshape to [o, i k] and the smaller last weight of a branch. Not held
+    against code: none of the authors' was found in public indexes. Ours therefore: the order of the taps (torch's own:
+    W[o, i, k] is on the pattern where i K + k = o modulo min(n_out, n_in K), with K taps), noise on every entry (the
+    reviews speak of the diagonal), and its law.
 
     Args:
         gain: the number on the pattern.
