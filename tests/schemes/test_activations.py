@@ -25,13 +25,12 @@ from symbreak.schemes.gain import (
     critical,
     critical_without_bias,
     gains,
-    kinks_of,
     linear_up_to,
     region,
     saturated_share,
     steepest,
-    value_and_slope,
 )
+from symbreak.schemes.quadrature import kinks_of, value_and_slope
 
 # Computed with scipy's quad and hand-written derivatives; slopes and regions on a grid over [-10, 10].
 TABLE = {

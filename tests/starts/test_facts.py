@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symbreak.schemes import ACTIVATIONS, activation, places_of
-from symbreak.starts.facts import Facts, catalogued, facts_of, refined, second_moment
+from symbreak.starts.facts import Facts, facts_of, refined
 from symbreak.starts.flow import GRID, Flow, record
+from symbreak.starts.images import catalogued, second_moment
 from symbreak.starts.session import within
 
 

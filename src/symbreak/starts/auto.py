@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from symbreak.errors import SymbreakError
 from symbreak.probe import look
 from symbreak.records import Trace
 from symbreak.schemes import (
@@ -227,8 +228,6 @@ def _draw_zero(desk: Desk, choice: _Choice, name: str, because: str) -> None:
 
 
 def _looked(desk: Desk, batch: Any, loss: Callable[..., Tensor] | None) -> Trace | None:
-    from symbreak.errors import SymbreakError
-
     try:
         trace = look(desk.model, batch, loss)
     except SymbreakError:

@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
-from symbreak.schemes import ACTIVATIONS, Activation, Fans, Layout, Place
+from symbreak.schemes import Activation, Fans, Layout, Place
 from symbreak.schemes.place import BIASES, Role
 
-from .flow import GRID, Call, Flow
+from .branches import Branch, branches_of, is_gate
+from .flow import Call, Flow
+from .images import catalogued, is_straight, second_moment
 
-_STEP = float(GRID[1] - GRID[0])
-_DENSITY = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
 _STEPS_ON = 40  # calls that are followed from a layer before giving up
 _KNOWN_ENDS = frozenset(
     ("apply", "add", "gate", "product", "attention", "softmax", "lookup", "recurrent", "mean", "sum")
@@ -92,7 +91,7 @@ def facts_of(flow: Flow) -> Facts:
         _follow(fact)
         fact.part = _attention_part(fact.call)
     _depths(flow, found)
-    found.norm_ends = frozenset(_branches(flow, found))
+    found.norm_ends = frozenset(gain for branch in branches_of(flow) for gain in _mark(branch, found))
     found.outputs = tuple(dict.fromkeys(w for out in flow.outputs if (w := _made_by(out)) is not None))
     found.lookups_in_logits = frozenset(
         f.weight for f in found.of.values() if f.call.kind == "lookup" and _reaches_softmax(f.call)
@@ -201,7 +200,7 @@ def _ends(call: Call, left: int, normalised: bool = False) -> Iterator[_End]:
             yield from _ends(reader, left - 1, normalised or reader.kind == "norm")
         return
     exits = [c for c in region if c.output or not c.readers or any(r.root is not call.root for r in c.readers)]
-    bent = [c for c in exits if not _is_straight(c.samples)]
+    bent = [c for c in exits if not is_straight(c.samples)]
     if bent and len(bent) == len(exits):
         for exit_ in {id(c.samples): c for c in bent}.values():
             yield _End(exit_.samples, normalised)
@@ -238,42 +237,6 @@ _READERS = {
     "mean": "a mean",
     "sum": "a sum",
 }  # fmt: skip
-
-
-def second_moment(samples: Tensor) -> float:
-    """E[phi(z)^2], z standard normal, of an image of the grid."""
-    return float((samples**2 * _DENSITY).sum())
-
-
-def catalogued(samples: Tensor) -> Activation | None:
-    """The row of the catalogue whose image this is, options fitted; None where there is none."""
-    size = float(samples.abs().max())
-    if float((samples - GRID).abs().max()) < 1e-9:
-        return None
-    for row in _candidates(samples):
-        image = row(GRID.clone()).double()
-        if float((image - samples).abs().max()) <= 2e-6 * max(size, 1.0):
-            return row
-    return None
-
-
-def _candidates(samples: Tensor) -> Iterator[Activation]:
-    low, high = float(samples.min()), float(samples.max())
-    middle = len(GRID) // 2
-    slope = float(samples[middle + 1] - samples[middle - 1]) / (2 * _STEP)
-    yield from (row for row in ACTIVATIONS.values() if row.name not in ("rrelu", "prelu"))
-    yield ACTIVATIONS["gelu"].having("tanh")
-    yield ACTIVATIONS["leaky_relu"].having(round(float(samples[0] / GRID[0]), 9))
-    if low < 0:
-        for alpha in (round(-low, 3), round(-low, 2), round(-low, 1)):
-            if alpha > 0:
-                yield ACTIVATIONS["elu"].having(alpha)
-                yield ACTIVATIONS["celu"].having(alpha)
-    if low < high:
-        yield ACTIVATIONS["hardtanh"].having(round(low, 9), round(high, 9))
-    for frequency in (round(slope), round(slope, 1), round(slope, 3)):
-        if frequency > 0:
-            yield ACTIVATIONS["sin"].having(float(frequency))
 
 
 def _attention_part(call: Call) -> Role | None:
@@ -372,131 +335,23 @@ def _depths(flow: Flow, found: Facts) -> None:
         fact.last = not ahead[i] and bool(fact.call.inputs)
 
 
-def _branches(flow: Flow, found: Facts) -> Iterator[str]:
-    """Count the residual branches of every stream and mark the layer that ends each; yields gains that end one."""
-    stream: dict[int, int] = {}
-    ends: list[tuple[int, Call, Call]] = []
-    for call in flow.calls:
-        sides = tuple(dict.fromkeys(call.inputs))
-        if call.kind != "add" or len(sides) != 2 or math.prod(sides[0].shape) != math.prod(sides[1].shape):
-            continue
-        found_ = _skips(sides)
-        if found_ is None:
-            continue
-        skip, branch, source = found_
-        name = stream.get(_source(skip).index, call.index)
-        stream[call.index] = name
-        ends.append((name, branch, source))
-        if source is not _source(skip):  # a projection on the skip path is a branch of its own
-            ends.append((name, skip, source))
-    many: dict[int, int] = {}
-    for name in stream.values():
-        many[name] = many.get(name, 0) + 1
-    for name, branch, source in ends:
-        yield from _mark(branch, source, many[name], found)
-
-
-def _skips(sides: tuple[Call, ...]) -> tuple[Call, Call, Call] | None:
-    """(skip, branch, where both come from) of a sum of two ways; None where it is a sum of something else."""
-    for skip, branch in (sides, sides[::-1]):
-        if _comes_from(branch, _source(skip)):
-            source = _source(skip)
-            return (skip, branch, source) if _mixes_between(branch, source) else None
-    common = set(_behind(sides[0])) & set(_behind(sides[1]))
-    skip, branch = sorted(sides, key=lambda c: sum(b.kind == "apply" for b in _behind(c) if b not in common))
-    return (skip, branch, max(common, key=lambda c: c.index)) if common else None
-
-
-def _behind(call: Call) -> list[Call]:
-    """A value and all it is made of."""
-    found = [call]
-    seen = {call.index}
-    for here in found:
-        for c in here.inputs:
-            if c.index not in seen:
-                seen.add(c.index)
-                found.append(c)
-    return found
-
-
-def _source(call: Call) -> Call:
-    """Where the numbers of a skip path come from: back through views, activations, constants."""
-    while call.kind in ("view", "phi", "shift", "scale", "max", "mean") and call.inputs:
-        call = call.inputs[0]
-    return call
-
-
-def _comes_from(call: Call, source: Call) -> bool:
-    queue, seen = [call], {call.index}
-    while queue:
-        here = queue.pop()
-        if here is source:
-            return True
-        for c in here.inputs:
-            if c.index >= source.index and c.index not in seen:
-                seen.add(c.index)
-                queue.append(c)
-    return False
-
-
-def _mixes_between(call: Call, source: Call) -> bool:
-    """Whether some way from the source to a value passes a layer; the two halves of a rotation do not."""
-    queue, seen = [call], {call.index}
-    while queue:
-        here = queue.pop()
-        if here is not source and (here.mixes or here.kind in ("attention", "norm")) and _comes_from(here, source):
-            return True
-        for c in here.inputs:
-            if c.index > source.index and c.index not in seen:
-                seen.add(c.index)
-                queue.append(c)
-    return False
-
-
-def _mark(branch: Call, source: Call, branches: int, found: Facts) -> Iterator[str]:
-    inside = list(_inside(branch, source, found))
-    for fact in inside:
-        fact.in_branch, fact.branches = True, branches
-        fact.branch_layers = len(inside)
-    here, gated = branch, False
+def _mark(branch: Branch, found: Facts) -> Iterator[str]:
+    """Mark the layers of a branch, and the one that ends it; yields the gains of norms that do."""
+    weights = branch.weights()
+    for weight in weights:
+        fact = found.of[weight]
+        fact.in_branch, fact.branches, fact.branch_layers = True, branch.many, len(weights)
+    here, gated = branch.end, False
     for _ in range(30):
         if here.kind == "apply" and here.weight is not None:
             fact = found.of[here.weight]
-            fact.branch_end, fact.branches, fact.gate_follows = True, branches, gated
+            fact.branch_end, fact.branches, fact.gate_follows = True, branch.many, gated
             return
         if here.name == "multi_head_attention_forward":
             return
         if here.kind == "norm":
             yield from here.params[:1]
-        gated = gated or (here.kind == "scale" and bool(here.params)) or _is_gate(here)
+        gated = gated or (here.kind == "scale" and bool(here.params)) or is_gate(here)
         if here.kind not in ("view", "shift", "scale", "norm", "phi", "gate", "max", "mean") or not here.inputs:
             return
         here = max(here.inputs, key=lambda c: math.prod(c.shape))
-
-
-def _is_gate(call: Call) -> bool:
-    """One number a channel or sample that multiplies a branch and is a layer's bare result: adaLN's gates."""
-    sides = sorted(set(call.inputs), key=lambda c: math.prod(c.shape))
-    if call.kind != "gate" or len(sides) != 2 or math.prod(sides[0].shape) == math.prod(sides[1].shape):
-        return False
-    return _is_straight(sides[0].samples)
-
-
-def _is_straight(samples: Tensor) -> bool:
-    slope = samples[-1] / GRID[-1]
-    return bool((samples - slope * GRID).abs().max() <= 1e-9 * max(1.0, float(slope.abs())))
-
-
-def _inside(branch: Call, source: Call, found: Facts) -> Iterator[Fact]:
-    queue, seen, told = [branch], {branch.index}, set()
-    while queue:
-        here = queue.pop()
-        if here is source:
-            continue
-        if here.kind == "apply" and here.weight is not None and here.weight not in told:
-            told.add(here.weight)
-            yield found.of[here.weight]
-        for c in here.inputs:
-            if c.index > source.index and c.index not in seen:
-                seen.add(c.index)
-                queue.append(c)
