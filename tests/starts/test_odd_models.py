@@ -218,8 +218,8 @@ KINDS: dict[str, Kind] = {
     "bfloat16": Kind(changed(lambda m: m.bfloat16())),
     "double": Kind(changed(lambda m: m.double())),
     "fx": Kind(changed(torch.fx.symbolic_trace)),
-    "scripted": Kind(scripted(torch.jit.script), refused=r"RecursiveScriptModule is scripted or traced.*{\"pattern\""),
-    "traced": Kind(scripted(lambda m: torch.jit.trace(m, X)), refused=r"is scripted or traced"),
+    "scripted": Kind(scripted(torch.jit.script)),
+    "traced": Kind(scripted(lambda m: torch.jit.trace(m, X))),
     "NaN weight": Kind(lambda: holding(torch.full((8, 4), float("nan")))),
     "no units": Kind(empty),
     "no parameters": Kind(nn.ReLU, refused="ReLU has no parameters"),
@@ -273,7 +273,8 @@ def test_it_is_done_or_clearly_refused_and_nothing_else_moves(kind: str, call: s
         done = start(model, call)
     except SymbreakError:
         assert print_of(model) == before
-        assert KINDS[kind].refused or CALLS[call][1] is not None  # without a batch, only the model can be wrong
+        model_is_wrong = bool(KINDS[kind].refused) or kind in ("scripted", "traced")
+        assert model_is_wrong or CALLS[call][1] is not None  # without a batch there is nothing else to be wrong
         return
     assert KINDS[kind].refused is None
     around = ("rng", "random", "modes")
@@ -315,6 +316,12 @@ def test_a_scripted_module_is_started_where_its_tensors_are_named() -> None:
     model = torch.jit.script(net())
     done = sb.init_(model, {"0.weight": "kaiming_normal"}, generator=torch.Generator().manual_seed(2))
     assert [step.tensor for step in done.changed] == ["0.weight"]
+    said = r'RecursiveScriptModule is scripted or traced.*Start the module it was made from.*{"pattern": scheme}'
+    with pytest.raises(ModelError, match=said):
+        sb.init_(model, "kaiming_normal")
+    left = sb.init_(model, "auto", X)
+    assert not left.changed
+    assert re.match(said, left.notes[0])
 
 
 @pytest.mark.filterwarnings("ignore")

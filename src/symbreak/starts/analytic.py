@@ -21,7 +21,6 @@ from torch import Tensor
 from symbreak.schemes import Place
 
 from .flow import GRID, Call, Flow
-from .plan import rms
 from .tensors import numbers
 
 _STEP = float(GRID[1] - GRID[0])
@@ -134,8 +133,8 @@ class _Propagation:
         tensors = [self.values[n] for n in names if n in self.values]
         if not tensors:
             return Moments(0.0, 1.0)
-        mean = sum(float(numbers(t).real.sum(dtype=torch.float64)) / max(t.numel(), 1) for t in tensors) / len(tensors)
-        square = sum(rms(t) ** 2 for t in tensors) / len(tensors)
+        mean = sum(_mean(numbers(t).real, t.numel()) for t in tensors) / len(tensors)
+        square = sum(_mean(numbers(t).abs().square(), t.numel()) for t in tensors) / len(tensors)
         return Moments(mean, max(square - mean**2, 0.0))
 
     # ---- layers --------------------------------------------------------------------------------------------------
@@ -152,11 +151,15 @@ class _Propagation:
         if weight in self.drawn and weight not in self.sizes and terms > 0:
             std = math.sqrt(self.variance / (terms * x.second)) if x.second > 0 else 1 / math.sqrt(terms)
             self.sizes[weight] = Sized(std, std * math.sqrt(fans.fan_in if fans is not None else 1), x.second)
-        size = self.sizes[weight].std ** 2 if weight in self.sizes else rms(self.values[weight]) ** 2
+        size = self.sizes[weight].std ** 2 if weight in self.sizes else self._square(weight)
         out = terms * size * x.second
         shared = terms * size * (x.mean**2 + x.shared)
         shift = self._of_parameters([bias]) if bias is not None and bias not in self.drawn else Moments(0.0, 0.0)
         return Moments(shift.mean, out + shift.variance, shared + shift.variance)
+
+    def _square(self, name: str) -> float:
+        value = self.values.get(name)  # None of a buffer that is used as a weight
+        return _mean(numbers(value).abs().square(), value.numel()) if value is not None else 1.0
 
     def _lookup(self, call: Call, ins: list[Moments]) -> Moments:
         del ins
@@ -353,3 +356,8 @@ def _averaged(value: Moments, n: int, logits: float = 1.0) -> Moments:
     """An average by the shares of a softmax over n logits of this variance."""
     kept = concentration(round(logits, 3), max(1, n))
     return Moments(value.mean, value.shared + (value.variance - value.shared) * kept, value.shared)
+
+
+def _mean(entries: Tensor, many: int) -> float:
+    """Over as many entries, of which a sparse tensor has only those that are not 0."""
+    return float(entries.sum(dtype=torch.float64)) / max(many, 1)

@@ -56,11 +56,10 @@ def start(
     model = unwrap(model) if isinstance(model, nn.Module) else model
     tensors = tensors_of(model)
     asked = _asked(scheme)
-    _refuse_scripted(model, asked)
     desk = Desk(model, tensors, places_for(model, tensors), _generator(generator))
     held_back, told = kept(keep, tensors, {name for name, _ in model.named_buffers()})
     desk.held_back = frozenset(held_back)
-    desk.notes += told
+    desk.notes += told + _of_scripted(model, asked)
     groups = _groups(asked, desk)
     flow = _Flow(desk, batch, loss)
     with desk.open():
@@ -179,13 +178,17 @@ def _asked(scheme: Any) -> Any:
     return _one(scheme)
 
 
-def _refuse_scripted(model: nn.Module, asked: Any) -> None:
-    """Nothing says which tensors of a scripted or traced module belong to which layer; a mapping does."""
-    if isinstance(model, torch.jit.ScriptModule) and not isinstance(asked, dict):
-        raise ModelError(
-            f"{type(model).__name__} is scripted or traced, so its tensors cannot be told apart by the layers they "
-            'belong to. Start the module it was made from, or say which tensors are meant: {"pattern": scheme}.'
-        )
+def _of_scripted(model: nn.Module, asked: Any) -> list[str]:
+    """A note for "auto"; an error for a scheme, which nothing says the tensors of. A mapping says which are meant."""
+    if not isinstance(model, torch.jit.ScriptModule) or isinstance(asked, dict):
+        return []
+    told = (
+        f"{type(model).__name__} is scripted or traced, so its tensors cannot be told apart by the layers they belong "
+        'to. Start the module it was made from, or say which tensors are meant: {"pattern": scheme}'
+    )
+    if isinstance(asked, Scheme):
+        raise ModelError(f"{told}.")
+    return [told]
 
 
 def _one(scheme: Any) -> Scheme | str | None:
