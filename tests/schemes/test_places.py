@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -544,3 +545,37 @@ def test_functions_have_pages_and_wrong_names_the_nearest() -> None:
     listed = run()[1]
     for name in (*schemes.CATALOGUE, *schemes.PROCEDURES):
         assert f"  {name} " in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["normal(0.02)"], 0, r"^normal\(std=1.0"),  # the notation of everywhere else
+        (["normal(std=-1)"], 2, r"std=-1: expected a finite number"),
+        (["normal("], 2, r"no scheme is called 'normal\('. Nearest: normal"),
+        (["kaimin()"], 2, r"no scheme is called 'kaimin'. Nearest: kaiming"),
+        (["pissa()"], 2, r"pissa is a function on tensors"),
+        ([""], 2, r"no scheme is called ''. Nearest: "),
+        (["__import__('os').system('x')"], 2, r"no scheme|not a scheme|expected"),
+        (["a", "b"], 2, r"unexpected extra argument"),
+        (["--for", ""], 2, r"there is no target ''"),
+        (["--for", "{}:nosuch"], 2, r"has no 'nosuch'"),
+        (["--for", "{}:lazy"], 2, r"'weight' of LazyLinear is lazy and has no shape yet. Run one batch"),
+        (["--for", "{}:quantised"], 0, r"has no parameters"),
+        (["--for", "{}:raises"], 2, r"raised RuntimeError: boom"),
+        (["--for", "{}:make", "--data", "digits"], 0, r"not run \("),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_silly_calls_are_answered(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    odd = (
+        "\ndef lazy():\n    return nn.LazyLinear(3)\n"
+        "def quantised():\n    return torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear}, dtype=torch.qint8)\n"
+        "def raises():\n    raise RuntimeError('boom')\n"
+    )
+    (tmp_path / "odd.py").write_text(FACTORY + odd, encoding="utf-8")
+    left, out, err = run(*(text.replace("{}", str(tmp_path / "odd.py")) for text in arguments))
+    assert left == code
+    assert re.search(said, out + err), out + err
+    assert "Traceback" not in out + err
+    assert "failed itself" not in err
