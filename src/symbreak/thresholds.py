@@ -32,8 +32,8 @@ the back-signal behind it is small by design, and its depth profile says nothing
 
 DEAD_SHARE = 0.25
 """SB102: dead units below this share of their layer are told, but do not make the model degraded: random starts of
-real ReLU networks have some. Behind one feature with U(-1, 1) weights and biases, torch's default, 2.5% of the units lie
-ten standard deviations below zero, and four or more of sixteen do in one layer of 1,800."""
+real ReLU networks have some. Behind one feature with U(-1, 1) weights and biases, torch's default, 2.5% of the units
+lie ten standard deviations below zero, and four or more of sixteen do in one layer of 1,800."""
 
 SATURATED_SHARE = 0.5
 """SB205: more than half of the samples of a bounded activation on its flat part. At unit pre-activations tanh has 7%
