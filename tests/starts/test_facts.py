@@ -115,6 +115,8 @@ def test_post_norm_streams_have_one_branch_and_a_norm_resets_the_depth() -> None
     _, facts = read(nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 2)), torch.randn(3, 5, 4))
     assert facts.of["1.linear2.weight"].branches == 1
     assert facts.of["1.linear2.weight"].branch_end
+    assert facts.of["1.self_attn.out_proj.weight"].branch_end
+    assert not facts.of["1.self_attn.out_proj.weight"].first
     deep = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 2))
     _, facts = read(deep, torch.randn(3, 4))
     assert [f.depth for f in facts.of.values()] == [2, 2, 1]

@@ -429,3 +429,9 @@ def test_overlapping_expanded_and_complex_tensors_are_left() -> None:
     assert "complex64" in start["c.weight"].because
     assert "expanded" in start["d.weight"].because
     assert start.changed == ()
+
+
+def test_layers_with_one_story_share_a_line() -> None:
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)), nn.Linear(4, 2))
+    rows = sb.init_(net, "orthogonal").to_text(width=200).splitlines()[1:]
+    assert [row.split("  ")[0] for row in rows] == ["*.weight (5)", "*.bias (5)", "5.weight", "5.bias"]

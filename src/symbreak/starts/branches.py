@@ -26,7 +26,7 @@ class Branch:
 
     def weights(self) -> tuple[str, ...]:
         """The weights applied inside, each once."""
-        calls = (c for c in behind(self.end, self.source.index + 1) if c is not self.source and c.kind == "apply")
+        calls = (c for c in behind(self.end, self.source.index + 1) if c is not self.source and c.kind != "lookup")
         return tuple(dict.fromkeys(c.weight for c in calls if c.weight is not None))
 
 

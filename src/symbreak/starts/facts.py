@@ -331,7 +331,7 @@ def _depths(flow: Flow, found: Facts) -> None:
     for fact in found.of.values():
         i = fact.call.index
         fact.depth = max(1, before[i] + after[i] - 1)
-        fact.first = not any(behind[c.index] for c in fact.call.inputs)
+        fact.first = fact.call.kind != "attention" and not any(behind[c.index] for c in fact.call.inputs)
         fact.last = not ahead[i] and bool(fact.call.inputs)
 
 
@@ -343,11 +343,9 @@ def _mark(branch: Branch, found: Facts) -> Iterator[str]:
         fact.in_branch, fact.branches, fact.branch_layers = True, branch.many, len(weights)
     here, gated = branch.end, False
     for _ in range(30):
-        if here.kind == "apply" and here.weight is not None:
+        if here.kind in ("apply", "attention") and here.weight is not None:
             fact = found.of[here.weight]
             fact.branch_end, fact.branches, fact.gate_follows = True, branch.many, gated
-            return
-        if here.name == "multi_head_attention_forward":
             return
         if here.kind == "norm":
             yield from here.params[:1]

@@ -65,7 +65,7 @@ class Call:
     Attributes:
         inputs: the values it is made of, without parameters.
         params: the parameters that took part, in the order of the arguments.
-        weight, bias: of an apply or lookup.
+        weight, bias: of an apply or lookup, and of the output projection of torch's attention.
         fresh: of a phi: calls(samples) -> samples, the operation with everything but its one value filled in.
         share: of a mean, sum, max: how many numbers one is made of.
         part: of a view: whether its numbers are some, not all, of its input's.
@@ -119,8 +119,8 @@ class Flow:
     outputs: tuple[Call, ...] = ()
 
     def applies(self) -> Iterator[Call]:
-        """Every application of a weight."""
-        return (call for call in self.calls if call.kind in ("apply", "lookup"))
+        """Every application of a weight; of torch's attention, that of its output projection."""
+        return (call for call in self.calls if call.weight is not None)
 
 
 class Recorder(Observer):
@@ -199,6 +199,7 @@ class Recorder(Observer):
             call.kind = "attention" if name in FUSED else "recurrent"
             if name in RECURRENT or name == "multi_head_attention_forward":
                 call.layer = self._where() or ""
+                call.weight, call.bias = (_ending(params, f"out_proj.{part}") for part in ("weight", "bias"))
         elif name in NORMS:
             call.kind = "norm"
         elif name in SOFTMAXES:
@@ -366,6 +367,10 @@ def record(session: Session) -> Flow:
             call.kind = "norm" if call.kind == "gate" else "view"
     _image(flow)
     return flow
+
+
+def _ending(names: Sequence[str], end: str) -> str | None:
+    return next((name for name in names if name.endswith(end)), None)
 
 
 def _nested(thing: Any) -> Iterator[Tensor]:

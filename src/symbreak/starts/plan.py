@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from symbreak.errors import SchemeError
+from symbreak.rules.grouping import pattern
 from symbreak.schemes import Scheme
 from symbreak.schemes.place import Role
 
 from .tensors import numbers
 
+Cells = tuple[str, str, str, str]
+_FOLD = 3  # tensors from which on they share a line
 Action = Literal["drawn", "scaled", "set", "kept"]
 """drawn: filled by a scheme; scaled: drawn, then sized by data; set: given numbers; kept: untouched."""
 
@@ -141,10 +144,10 @@ class Start:
         return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
 
     def to_text(self, *, width: int = 120) -> str:
-        """A table: tensor, shape, what was done, why. Tensors in a row with the same story share a line."""
+        """A table: tensor, shape, what was done, why. Three layers or more with the same story share a line."""
         kept = len(self.steps) - len(self.changed)
         lines = [f"{self._model}: {self.scheme}; {len(self.changed)} tensors written, {kept} kept."]
-        rows = [_cells(step) for step in self.steps]
+        rows = _folded([_cells(step) for step in self.steps])
         columns = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
         indent = sum(columns) + 6
         for row in rows:
@@ -191,10 +194,22 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _cells(step: Step) -> tuple[str, str, str, str]:
+def _cells(step: Step) -> Cells:
     shape = "x".join(map(str, step.shape)) or "scalar"
     done = repr(step.scheme) if step.scheme is not None else step.action
     if step.action == "scaled":
         done += ", scaled"
     because = step.because + (f"; also {', '.join(step.also)}" if step.also else "")
     return step.tensor, shape, done, because
+
+
+def _folded(rows: Sequence[Cells]) -> list[Cells]:
+    """Rows that differ only in a layer's number as one, where there are three or more."""
+    groups: dict[Cells, list[Cells]] = {}
+    for row in rows:
+        tensor, shape, done, because = row
+        groups.setdefault((pattern(tensor), shape, done, pattern(because)), []).append(row)
+    parts = (
+        [(f"{key[0]} ({len(group)})", *key[1:])] if len(group) >= _FOLD else group for key, group in groups.items()
+    )
+    return [row for part in parts for row in part]
