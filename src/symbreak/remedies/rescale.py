@@ -16,6 +16,7 @@ from symbreak.records import Finding, LayerTrace
 
 from .bench import Bench
 from .part import Edit, Part, replacing, scaling
+from .smallest import FEW
 from .suited import bias_of, fresh, is_factor, place_of, suited_std, tensor_of
 
 CODES = frozenset({"SB201", "SB202", "SB203", "SB204", "SB206", "SB207", "SB208"})
@@ -32,7 +33,7 @@ def takes(f: Finding) -> bool:
 
 
 def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
-    """Whole repairs, of which one is taken: wild rows, the layers far off, nearer ones, scale by data, constants."""
+    """Whole repairs, of which one is taken: zeros, wild rows, the layers far off, nearer ones, by data, constants."""
     if all(f.code == "SB206" for f in findings):
         return list(_out_of_the_linear_region(bench))
     rows = [r for r in bench.report.trace.layers if _can(bench, r)]
@@ -44,8 +45,9 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
         if off and key not in told:
             told.add(key)
             found += [*_balanced(bench, off), _scaled(off)]
-    collapsed = any(f.code == "SB208" for f in findings)
-    return [*found, *_by_data(bench, rows), *_constants(bench, rows), *(_other_zeros(bench) if collapsed else ())]
+    behind_zero = any(f.code in ("SB203", "SB208") for f in findings)
+    zeros = _other_zeros(bench) if behind_zero else ()
+    return [*zeros, *found, *_by_data(bench, rows), *_constants(bench, rows)]
 
 
 def _can(bench: Bench, row: LayerTrace) -> bool:
@@ -117,7 +119,12 @@ def _constants(bench: Bench, rows: Sequence[LayerTrace]) -> Iterator[Part]:
 
 
 def _other_zeros(bench: Bench) -> Iterator[Part]:
-    """Where one of two zeros was drawn, and the other, which was told as well, keeps all inputs alike: that, too."""
+    """A zero that was left when another was drawn, once nothing sleeps: each, then all.
+
+    Behind it all inputs look alike (SB208). Where normalisations follow, each sees a constant and makes the back-signal
+    1 / sqrt(eps) times as large (SB203): the zero trains, and the first step is as wild as the signal.
+    """
+    asleep = any(f.code == "SB101" for f in bench.report.findings)
     told = {
         name
         for f in bench.first.findings
@@ -125,11 +132,12 @@ def _other_zeros(bench: Bench) -> Iterator[Part]:
         for key in ("tensors", "input_zero", "back_zero")
         for name in f.evidence.get(key, ())
     }
-    zeros = [t.name for t in bench.report.trace.tensors if t.start == "zero" and t.name in told and is_factor(t)]
-    names = [name for name in zeros if bench.may(name)]
-    if names:
-        why = "a zero that all inputs look alike behind; drawn anew"
-        yield Part("draw", why, tuple((name, replacing(fresh(bench, name))) for name in names))
+    zeros = [t for t in bench.report.trace.tensors if t.start == "zero" and t.name in told and is_factor(t)]
+    names = [t.name for t in zeros if not asleep and bench.may(t.name)]
+    parts = {(name,): None for name in names[:FEW]} | {tuple(names): None}
+    for some in filter(None, parts):
+        why = "the zero that was left kept all inputs alike, or the back-signal far too large; drawn anew"
+        yield Part("draw", why, tuple((name, replacing(fresh(bench, name))) for name in some))
 
 
 # ---- by data ---------------------------------------------------------------------------------------------------------
