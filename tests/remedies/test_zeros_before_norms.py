@@ -1,4 +1,4 @@
-"""Of two zeros in series one may stay, unless norms follow it: each makes its back-signal 1 / sqrt(eps) times as large."""
+"""Of two zeros in series one may stay, unless norms follow: each makes its back-signal 1 / sqrt(eps) times as large."""
 
 from __future__ import annotations
 
