@@ -11,12 +11,15 @@ import argparse
 import gc
 import json
 import multiprocessing
+import os
+import shlex
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,11 +27,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from real_models.faults import MODELS, findings_of, places_of
+import symbreak
+from real_models import zoo
+from real_models.faults import MODELS, places_of
 from real_models.injections import INJECTIONS, Injection, Place, living
 from real_models.oracle import Alike, fresh, in_float64
 from real_models.table import put_between
+from symbreak._check import examine
+from symbreak.records import Finding
 
+Known = frozenset[tuple[str, str, tuple[int, ...]]]  # code, place and units of each finding of the untouched model
+SLOWEST = (
+    "ultra.yolov8n", "tv.squeezenet1_1", "timm.mobilevit_xxs", "diff.UNet2DCondition", "tv.maxvit_t(tiny)",
+    "monai.UNETR", "timm.resnet10t", "hf.switch_transformers.Seq2SeqLM", "cv.seresnet20_cifar10",
+)  # fmt: skip
+"""First, so that the jobs end together."""
 KNOWN = ("<!-- begin: known starts, written by real_models.repairs -->", "<!-- end: known starts -->")
 INJECTED = ("<!-- begin: injected faults, written by real_models.repairs -->", "<!-- end: injected faults -->")
 KEPT = 1e-4  # a change of the outputs below this share of their size is the rounding of float32 weights
@@ -59,26 +72,90 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="real models; none: those of real_models.faults")
     parser.add_argument("--known-only", action="store_true", help="only the starts of tests/ground_truth")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="models at a time, each in a process of its own")
-    parser.add_argument("--json", metavar="FILE", help="write every repair; repairs that FILE holds are not done again")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="models at a time, each in a process of its own"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every repair; what FILE holds is not done again")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables between the markers of this page")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)  # small models: more threads cost more than they give
+    run = Run.start(Path(options.json) if options.json else None)
     known = list(known_starts())
     print(summary_of_known(known), flush=True)
     injected: list[Repair] = []
     stopped: list[str] = []
     if not options.known_only:
         names = options.names or MODELS.split()
-        injected, stopped = injected_faults(names, options.seed, options.json, options.jobs)
+        injected, stopped = injected_faults(names, options.seed, run, options.jobs)
         print(summary_of_injected(injected) + (f" Stopped by an error: {', '.join(stopped)}." if stopped else ""))
+    print(run.told())
     if options.markdown:
         page = Path(options.markdown)
-        put_between(page, *KNOWN, table_of_known(known) + "\n\n" + summary_of_known(known))
+        put_between(page, *KNOWN, "\n\n".join([table_of_known(known), summary_of_known(known), run.told()]))
         if injected:
-            put_between(page, *INJECTED, table_of_injected(injected) + "\n\n" + summary_of_injected(injected))
+            both = [table_of_injected(injected), summary_of_injected(injected), run.told()]
+            put_between(page, *INJECTED, "\n\n".join(both))
     return 0 if all(r.healed or r.left for r in (*known, *injected)) and not stopped else 1
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """What a page has to tell of the run that wrote it: commit, command, time; and the file that keeps its results.
+
+    Attributes:
+        commit: of the sources, with "and changes" where they are not as committed.
+        done: model -> its repairs, of this run and of those that the file holds.
+    """
+
+    def __init__(self, commit: str, file: Path | None, done: dict[str, list[dict[str, Any]]]) -> None:
+        self.commit, self.done = commit, done
+        self._file, self._taken, self._started = file, len(done), time.perf_counter()
+
+    @classmethod
+    def start(cls, file: Path | None) -> "Run":
+        """Take up what the file holds; leave the program where it comes of other sources."""
+        commit = commit_of_the_sources()
+        if file is None or not file.is_file():
+            return cls(commit, file, {})
+        kept = json.loads(file.read_text())
+        if kept.get("commit") != commit:
+            sys.exit(f"{file} is of {kept.get('commit', 'an older format')}; the sources are at {commit}. Remove it.")
+        return cls(commit, file, kept["repairs"])
+
+    def add(self, model: str, repairs: list[Repair]) -> None:
+        """Keep what came of a model."""
+        self.done[model] = [asdict(r) for r in repairs]
+        if self._file is not None:
+            self._file.write_text(json.dumps({"commit": self.commit, "repairs": self.done}, indent=1))
+
+    def told(self) -> str:
+        """A sentence for the page."""
+        minutes = (time.perf_counter() - self._started) / 60
+        taken = f"; {self._taken} models were taken from an earlier run at that commit" if self._taken else ""
+        return f"Written at {self.commit} in {minutes:.0f} minutes by `{command()}`{taken}."
+
+
+def commit_of_the_sources() -> str:
+    """The commit, and whether what decides a run is as committed there."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "src", "real_models", "tests", "pyproject.toml", "constraints.txt")
+        return f"commit {git('rev-parse', '--short=10', 'HEAD')}{' and changes' if changed else ''}"
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit (this is no git checkout)"
+
+
+def command() -> str:
+    """The command line that started this program; files elsewhere by their names alone."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", "real_models.repairs", *words])
 
 
 # ---- starts whose truth is known -------------------------------------------------------------------------------------
@@ -91,21 +168,23 @@ def known_starts() -> Iterator[Repair]:
 
     for case in (*fatal.CASES, *conditions.CASES):
         if "healthy" not in case.verdict:
-            yield repaired(case.name, "", "", case.model(), case.batch, loss=case.loss)
+            model = case.model()
+            report = symbreak.check(model, case.batch, case.loss)
+            yield repaired(case.name, "", "", model, report, frozenset())
 
 
 def repaired(
-    name: str, fault: str, where: str, model: nn.Module, batch: Any, known: frozenset[tuple[str, str]] = frozenset(),
-    zeros: frozenset[str] = frozenset(), **asked: Any,
+    name: str, fault: str, where: str, model: nn.Module, report: symbreak.Report, known: Known,
+    zeros: frozenset[str] = frozenset(),
 ) -> Repair:  # fmt: skip
-    """Check, fix, apply. `known`: findings of the untouched model; `zeros`: its tensors that are all zero."""
-    import symbreak
-
-    report = symbreak.check(model, batch, **asked)
+    """Fix what the report tells beyond `known`, the findings of the untouched model; `zeros` are its zero tensors."""
+    brought = [f for f in report.findings if key_of(f) not in known]
     started = time.perf_counter()
-    plan = symbreak.fix(model, report)
+    plan = symbreak.fix(model, replace(report, findings=tuple(brought)))
     seconds = time.perf_counter() - started
-    left = [u for u in plan.left if (u.finding.code, u.finding.where) not in known]
+    places = {place for *place, _ in known}
+    places = {(code, place) for code, place, _ in known}
+    left = [u for u in plan.left if (u.finding.code, u.finding.where) not in places]
     plan.apply()
     parameters, shifted = dict(model.named_parameters()), {c.tensor for c in plan.changes if "shift" in c.actions}
     return Repair(
@@ -113,28 +192,24 @@ def repaired(
         changes=tuple(f"{'+'.join(c.actions)} {c.tensor}" for c in plan.changes), tensors=len(parameters),
         function_change=plan.function_change, zeros_touched=sum(bool(parameters[n].any()) for n in zeros - shifted),
         seconds=seconds, left="; ".join(f"{u.finding.code} {u.finding.where}: {u.reason}" for u in left[:3]),
-        found=any((f.code, f.where) not in known for f in report.findings if f.severity != "info"),
+        found=any((f.code, f.where) not in places for f in brought if f.severity != "info"),
     )  # fmt: skip
 
 
 # ---- faults in real models -------------------------------------------------------------------------------------------
 
 
-def injected_faults(names: list[str], seed: int, file: str | None, jobs: int) -> tuple[list[Repair], list[str]]:
-    """The fatal injections of each model, repaired; and the models that an error stopped.
-
-    With a file, what it holds is taken from there, and what is new is added model by model.
-    """
-    page = Path(file) if file else None
-    done: dict[str, Any] = json.loads(page.read_text()) if page is not None and page.is_file() else {}
+def injected_faults(names: list[str], seed: int, run: Run, jobs: int) -> tuple[list[Repair], list[str]]:
+    """The fatal injections of each model, repaired; and the models that an error stopped."""
+    left = [name for name in (*SLOWEST, *names) if name in names and name not in run.done]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        for _ in as_many_at_once(pool, [name for name in names if name not in done], seed, done):
-            if page is not None:
-                page.write_text(json.dumps(done, indent=1))
+        for name, repairs in as_many_at_once(pool, list(dict.fromkeys(left)), seed):
+            run.add(name, repairs)
+    done = run.done
     return [Repair(**row) for name in names for row in done.get(name, ())], [n for n in names if n not in done]
 
 
-def as_many_at_once(pool: Executor, names: list[str], seed: int, done: dict[str, Any]) -> Iterator[None]:
+def as_many_at_once(pool: Executor, names: list[str], seed: int) -> Iterator[tuple[str, list[Repair]]]:
     """Repair the models as the pool takes them, and say what came of each as soon as it is known."""
     running = {pool.submit(model_repaired, name, seed): name for name in names}
     for future in as_completed(running):
@@ -148,8 +223,7 @@ def as_many_at_once(pool: Executor, names: list[str], seed: int, done: dict[str,
             if not r.healed:
                 print(f"  not healed: {r.model}, {r.fault}, {r.where} ({r.judged or r.left})")
         print(f"{name}: {len(repairs)} fatal faults, {seconds:.1f} s", flush=True)
-        done[name] = [asdict(r) for r in repairs]
-        yield
+        yield name, repairs
 
 
 def model_repaired(name: str, seed: int) -> tuple[list[Repair], float]:
@@ -163,7 +237,7 @@ def model_repaired(name: str, seed: int) -> tuple[list[Repair], float]:
 def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:
     """Every injection that training calls fatal, at one place of its kind."""
     found: dict[Any, list[Place]] = {}
-    untouched: dict[Any, tuple[frozenset[tuple[str, str]], frozenset[str]]] = {}
+    untouched: dict[Any, tuple[Known, frozenset[str]]] = {}
     living.cache_clear()
     fresh(name)  # imports its library, which is frozen with everything else: looking for garbage in it takes a while
     gc.collect()
@@ -177,9 +251,23 @@ def faults_of(name: str, seed: int = 0) -> Iterator[Repair]:
                 continue
             if injection.recast not in untouched:
                 case = injection.recast(fresh(name))
-                zeros = frozenset(n for n, p in case.model.named_parameters() if not p.any())
-                untouched[injection.recast] = frozenset(findings_of(case)), zeros
+                known = frozenset(map(key_of, looked_at(case).findings))
+                untouched[injection.recast] = known, zeros_of(case.model)
             yield one(name, injection, place, *untouched[injection.recast])
+
+
+def looked_at(case: zoo.Case) -> symbreak.Report:
+    """The check of a case. Proofs that copies stay copies change no verdict, and are not asked for."""
+    loss, objective = (case.loss, None) if isinstance(case, Alike) else (None, case.objective)
+    return examine(case.model, case.batch, loss, objective, "sgd", 0, proofs=False)
+
+
+def key_of(finding: Finding) -> tuple[str, str, tuple[int, ...]]:
+    return finding.code, finding.where, finding.units
+
+
+def zeros_of(model: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, p in model.named_parameters() if not p.any())
 
 
 def truth_of(name: str, injection: Injection, place: Place) -> str:
@@ -194,21 +282,18 @@ def truth_of(name: str, injection: Injection, place: Place) -> str:
         return ""
 
 
-def one(
-    name: str, injection: Injection, place: Place, known: frozenset[tuple[str, str]], zeros: frozenset[str]
-) -> Repair:
+def one(name: str, injection: Injection, place: Place, known: Known, zeros: frozenset[str]) -> Repair:
     case = injection.recast(fresh(name))
     injection.inject(case.model, place)
-    still = frozenset(n for n, p in case.model.named_parameters() if not p.any())
-    asked = {"loss": case.loss} if isinstance(case, Alike) else {"objective": case.objective}
+    zeros &= zeros_of(case.model)
     try:
-        found = repaired(name, injection.name, str(place), case.model, case.batch, known, zeros & still, **asked)
+        found = repaired(name, injection.name, str(place), case.model, looked_at(case), known, zeros)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         return Repair(name, injection.name, str(place), "", "error", False, (), 0, None, 0, 0.0, left=said)
     in_float64(case)
     judged = injection.truth(case, place)
-    return Repair(**{**asdict(found), "judged": judged, "healed": found.healed and judged != "fatal"})
+    return replace(found, judged=judged, healed=found.healed and judged != "fatal")
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

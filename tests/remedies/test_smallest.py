@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbreak.remedies.smallest import FEW, smallest
+from symbreak.remedies.smallest import FEW, fewer, smallest
 
 
 @st.composite
@@ -42,6 +42,20 @@ def test_of_many_items_none_can_be_left_out(case: tuple[int, list[frozenset[int]
     assert heals(found)
     assert found == sorted(found)
     assert not any(heals([i for i in found if i != out]) for out in found) or len(found) == 1
+
+
+@given(needs())
+@settings(max_examples=100)
+def test_what_heals_together_loses_what_it_does_not_take(case: tuple[int, list[frozenset[int]]]) -> None:
+    n, enough = case
+
+    def heals(some: object) -> bool:
+        return any(s <= set(some) for s in enough)  # type: ignore[call-overload]
+
+    found = fewer(range(n), heals, tries=10_000)
+    assert heals(found)
+    assert not any(heals([i for i in found if i != out]) for out in found) or len(found) == 1
+    assert fewer(range(n), lambda some: False, tries=10_000) == list(range(n))
 
 
 @given(st.integers(1, 30), st.integers(1, 60))

@@ -193,3 +193,37 @@ def test_edits() -> None:
     assert scaling(torch.tensor([2.0, 0, 1, 1]))(value).tolist() == [0, 0, 2, 3]
     assert replacing(torch.ones(4))(value).tolist() == [1, 1, 1, 1]
     assert value.tolist() == [0, 1, 2, 3]
+
+
+# ---- layers of one number --------------------------------------------------------------------------------------------
+
+
+def test_constant_layers_behind_relu_part_by_unequal_shares_alone() -> None:
+    """Shares of one layer leave near copies behind (SB006); those of two part all units, and no output moves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+    for p in model.parameters():
+        nn.init.constant_(p, 0.02 if p.dim() > 1 else 0.0)
+    x = torch.randn(32, 16)
+    plan = sb.fix(model, sb.check(model, x))
+    assert plan.after.verdict == "healthy"
+    assert [(c.tensor, c.actions) for c in plan.changes] == [
+        ("2.weight", ("redistribute",)),
+        ("4.weight", ("redistribute",)),
+    ]
+    assert plan.function_change is not None
+    assert plan.function_change < 1e-6
+
+
+def test_constant_layers_around_norms_are_drawn_as_few_as_it_takes() -> None:
+    """A norm leaves nothing of the one direction that a constant matrix passes on: some have to be drawn, not all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True), nn.Linear(8, 3))
+    matrices = {n for n, p in model.named_parameters() if p.dim() > 1}
+    for name in matrices:
+        nn.init.constant_(model.get_parameter(name), 0.02)
+    plan = sb.fix(model, sb.check(model, torch.randn(8, 5, 8)))
+    assert plan.after.verdict == "healthy"
+    drawn = {c.tensor for c in plan.changes if "draw" in c.actions}
+    assert drawn
+    assert drawn < matrices

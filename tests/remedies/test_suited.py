@@ -120,6 +120,6 @@ def test_a_whole_repair_is_tried_where_no_set_of_parts_heals(monkeypatch: pytest
         monkeypatch.setattr(stages, "STAGES", (stage,))
         return sb.fix(model, report)
 
-    assert {c.tensor for c in plan(split.anew).changes} == {"0.weight", "2.weight", "4.weight"}
     assert plan(split.anew).after.verdict == "healthy"
+    assert {c.tensor for c in plan(split.anew).changes} == {"2.weight"}  # of three that could be drawn, what it takes
     assert plan(lambda bench, findings: ()).changes == ()

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Heals = Callable[[Sequence[Item]], bool]
+Good = Callable[[tuple[int, ...]], bool]
 FEW = 6  # items up to which every single one and every pair is tried
 
 
@@ -31,15 +32,7 @@ def smallest(
 
     Source: Zeller and Hildebrandt 2002, Simplifying and Isolating Failure-Inducing Input, for the many.
     """
-    asked: dict[tuple[int, ...], bool] = {}
-
-    def good(index: tuple[int, ...]) -> bool:
-        if index not in asked:
-            if len(asked) >= tries:
-                return False
-            asked[index] = heals([items[i] for i in index])
-        return asked[index]
-
+    good = _asked_of(items, heals, tries)
     everything = tuple(range(len(items)))
     if len(items) <= FEW:
         for size in range(1, len(items) + 1):
@@ -61,7 +54,31 @@ def smallest(
     return [items[i] for i in _reduced(everything, good)]
 
 
-def _reduced(index: tuple[int, ...], good: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
+def fewer(items: Sequence[Item], heals: Heals[Item], *, tries: int) -> list[Item]:
+    """What is left of items that heal together, without those that it takes not; fewer are left if the tries last.
+
+    Example:
+        >>> fewer("abcdefgh", lambda some: {"b", "g"} <= set(some), tries=20)
+        ['b', 'g']
+    """
+    return [items[i] for i in _reduced(tuple(range(len(items))), _asked_of(items, heals, tries))]
+
+
+def _asked_of(items: Sequence[Item], heals: Heals[Item], tries: int) -> Good:
+    """`heals` by index, asked once a subset and `tries` times in all; then it says no."""
+    asked: dict[tuple[int, ...], bool] = {}
+
+    def good(index: tuple[int, ...]) -> bool:
+        if index not in asked:
+            if len(asked) >= tries:
+                return False
+            asked[index] = heals([items[i] for i in index])
+        return asked[index]
+
+    return good
+
+
+def _reduced(index: tuple[int, ...], good: Good) -> tuple[int, ...]:
     """Leave out pieces, from the end, halving their size."""
     piece = (len(index) + 1) // 2
     while piece >= 1:

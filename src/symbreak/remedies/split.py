@@ -18,7 +18,7 @@ from symbreak.rules.grouping import listed
 
 from .bench import Bench
 from .part import Part, adding, replacing
-from .suited import fresh, is_matrix, suited_std, tensor_of
+from .suited import fresh, is_matrix, suited_std
 
 CODES = frozenset({"SB001", "SB002", "SB003", "SB004", "SB005", "SB006"})
 SHARED_OUT = 0.5  # noise on outgoing weights, over their rms: the function does not depend on it
@@ -40,7 +40,7 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
     ends = [s for s in slices if s.layer in told or s.parameter in told]
     keeping = [*_shared_out(bench, slices), *_further_readers(bench, [s for s in ends if s.side == "out"], slices)]
     kept = [*_keeping(bench, keeping), *_keeping(bench, [(part, 0.0) for part in _routers(bench)])]
-    return [*kept, *_jittered(bench, ends), *_parted_networks(bench, told), *_constants(bench, slices)]
+    return [*kept, *_jittered(bench, ends), *_parted_networks(bench, told)]
 
 
 def _keeping(bench: Bench, suspects: Sequence[tuple[Part, float]]) -> list[Part]:
@@ -205,14 +205,6 @@ def _parted_networks(bench: Bench, told: set[str]) -> Iterator[Part]:
                         f"{listed(twin.modules)} are one network; noise of {JITTER:g} of the weights' size parts them",
                         tuple((n, adding(_around(bench, n, JITTER))) for n in names),
                     )
-
-
-def _constants(bench: Bench, slices: Sequence[SliceClasses]) -> Iterator[Part]:
-    """The last resort where whole layers hold one number: draw them anew."""
-    told = list(dict.fromkeys(s.parameter for s in slices))
-    names = [n for n in told if tensor_of(bench.report.trace, n).start == "constant" and bench.may(n)]
-    if names:
-        yield Part("draw", "it held one number; drawn anew", tuple((n, replacing(fresh(bench, n))) for n in names))
 
 
 def _matrices(bench: Bench, module: str) -> list[str]:

@@ -18,7 +18,7 @@ from .bench import Bench, Progress
 from .faults import faults, weight
 from .part import Part
 from .plan import Plan
-from .smallest import smallest
+from .smallest import Heals, fewer, smallest
 
 Propose = Callable[[Bench, Sequence[Finding]], Iterable[Part]]
 Place = tuple[str, str]
@@ -54,6 +54,7 @@ STAGES = (
 SEVERITY: tuple[Verdict, ...] = ("unknown", "stuck", "redundant", "degraded", "healthy")
 ROUNDS = 3  # a repair may bring to light what was hidden: zeros hide copies
 TRIES = 24  # checks that the search for the smallest set may cost, a stage
+FEWER_TRIES = 12  # checks that leaving draws out of a part may cost
 DEEP = 4  # layers that hide one another, each treated once the one before it is healed
 
 
@@ -195,7 +196,27 @@ def _chosen(
         if best is None or trials[best].left >= open_now:
             return None
         found = [p for p in parts if id(p) in best]
+    new = trials[_key(found)].new
+    found = _fewer_draws(found, lambda some: heals(some) and trials[_key(some)].new <= new)
     return found, trials[_key(found)].report
+
+
+def _fewer_draws(some: Sequence[Part], heals: Heals[Part]) -> list[Part]:
+    """The same parts without the draws that it takes not: what is drawn anew forgets what it was."""
+    pieces = [piece for part in some for piece in _singly(part)]
+    drawn = [piece for piece in pieces if piece.action == "draw"]
+
+    def with_these(kept: Sequence[Part]) -> list[Part]:
+        chosen = _key(kept)
+        return [piece for piece in pieces if piece.action != "draw" or id(piece) in chosen]
+
+    kept = fewer(drawn, lambda these: heals(with_these(these)), tries=FEWER_TRIES) if len(drawn) > 1 else drawn
+    return with_these(kept) if len(kept) < len(drawn) else list(some)
+
+
+def _singly(part: Part) -> list[Part]:
+    """A part that draws several tensors, in one part a tensor; any other as it is."""
+    return [replace(part, edits=(edit,)) for edit in part.edits] if part.action == "draw" else [part]
 
 
 def _key(parts: Sequence[Part]) -> frozenset[int]:
