@@ -68,6 +68,14 @@ def units_first(module: nn.Module) -> Tensor:
     return weight.detach().transpose(0, 1) if is_transposed(module) else weight.detach()
 
 
+def gradient_of(module: nn.Module) -> Tensor:
+    """The gradient of a module's weight, units first; zero where it has none."""
+    gradient = module.weight.grad
+    if gradient is None:
+        return torch.zeros_like(units_first(module))
+    return gradient.transpose(0, 1) if is_transposed(module) else gradient
+
+
 def inputs_first(module: nn.Module) -> Tensor:
     weight = module.weight
     return weight.detach() if is_transposed(module) else weight.detach().transpose(0, 1)

@@ -2,7 +2,8 @@
 
 The truth of every case is decided by training the injected model (`oracle`; for a wrong fan by its scales), not by
 symbreak. Caught: a new finding, beside those of the untouched model, with a code that fits. False alarm: on a harmless
-injection a new error, or a new warning with a code of the fault's kind.
+injection a new error; a new warning with a code of the fault's kind, unless training the units it names bears it out
+(`claims`); and a new warning of whatever kind that training refutes.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from real_models import zoo
+from real_models.claims import JUDGES, is_true
 from real_models.injections import INJECTIONS, Injection, Place, Truth, living
 from real_models.oracle import Alike, fresh, in_float64
 
@@ -48,6 +50,7 @@ class Result:
     found: tuple[str, ...] = ()  # new findings: code, place, severity
     surprise: bool = False  # the truth is not what the table says
     elsewhere: bool = False  # caught, but by findings at other layers alone
+    borne_out: tuple[str, ...] = ()  # of the findings of a harmless injection, those that training says are true
 
 
 def main() -> int:
@@ -67,24 +70,30 @@ def main() -> int:
         started = time.perf_counter()
         for result in results_of(name, options.places, options.seed, not options.oracle_only, chosen):
             results.append(result)
-            told = result.outcome in ("missed", "false alarm", "error", "put aside")
-            if told or result.surprise or result.elsewhere:
-                notes = "; ".join(
-                    filter(
-                        None,
-                        (
-                            result.said,
-                            "not as reasoned" if result.surprise else "",
-                            "elsewhere" if result.elsewhere else "",
-                        ),
-                    )
-                )
-                print(f"  {result.outcome}: {result.model}, {result.injection}, {result.where} ({notes})")
+            if worth_telling(result):
+                print(f"  {result.outcome}: {result.model}, {result.injection}, {result.where} ({notes_of(result)})")
         print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
     print(summary(results))
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(result) for result in results], indent=1))
     return 1 if any(result.outcome in ("missed", "false alarm", "error") for result in results) else 0
+
+
+def worth_telling(result: Result) -> bool:
+    odd = result.outcome in ("missed", "false alarm", "error", "put aside") or result.surprise or result.elsewhere
+    return odd or (result.outcome == "silent" and bool(result.found))
+
+
+def notes_of(result: Result) -> str:
+    new = f"new: {', '.join(result.found)}" if result.outcome == "silent" and result.found else ""
+    notes = (
+        result.said,
+        "not as reasoned" if result.surprise else "",
+        "elsewhere" if result.elsewhere else "",
+        new,
+        f"borne out: {', '.join(result.borne_out)}" if result.borne_out else "",
+    )
+    return "; ".join(filter(None, notes))
 
 
 def results_of(
@@ -137,12 +146,16 @@ def one(name: str, place: Place, injection: Injection, untouched: "Findings", ch
         new = {where: found for where, found in findings_of(case).items() if where not in untouched}
     except Exception as error:
         return Result(name, injection.name, str(place), truth, "error", f"{type(error).__name__}: {error}")
-    outcome, said = judge(truth, injection, new)
+    claims = claims_judged(name, place, injection, new) if truth == "harmless" else {}
+    outcome, said = judge(truth, injection, new, claims)
     found = tuple(sorted(f"{code} {where} {finding.severity}" for (code, where), finding in new.items()))
     elsewhere = outcome == "caught" and not any(
         code in injection.codes and at(where, code, place.layers) for code, where in new
     )
-    return Result(name, injection.name, str(place), truth, outcome, said, found, elsewhere=elsewhere)
+    borne_out = tuple(sorted(f"{code} {where}" for (code, where), true in claims.items() if true))
+    return Result(
+        name, injection.name, str(place), truth, outcome, said, found, elsewhere=elsewhere, borne_out=borne_out
+    )
 
 
 Findings = dict[tuple[str, str], Any]
@@ -157,11 +170,28 @@ def findings_of(case: zoo.Case) -> Findings:
     return {(f.code, f.where): f for f in report.findings if f.severity in ("error", "warning")}
 
 
-def judge(truth: Truth, injection: Injection, new: Findings) -> tuple[str, str]:
-    fitting = [place for place in new if place[0] in injection.codes]
+def claims_judged(name: str, place: Place, injection: Injection, new: Findings) -> dict[tuple[str, str], bool | None]:
+    """What training says of each new warning, on a model of its own; and true of those that state what was put in."""
+    judged: dict[tuple[str, str], bool | None] = {key: True for key in new if key[0] in injection.states}
+    for key, finding in new.items():
+        if finding.severity == "warning" and finding.code in JUDGES:
+            case = injection.recast(fresh(name))
+            injection.inject(case.model, place)
+            in_float64(case)
+            judged[key] = is_true(case, finding)
+    return judged
+
+
+def judge(
+    truth: Truth, injection: Injection, new: Findings, claims: Mapping[tuple[str, str], bool | None]
+) -> tuple[str, str]:
+    """The outcome, and why. `claims`: what training says of single warnings."""
+    fitting = {place for place in new if place[0] in injection.codes}
     if truth == "fatal":
         return ("caught", "") if fitting else ("missed", f"new: {sorted(new) or 'nothing'}")
-    alarms = sorted({place for place, found in new.items() if found.severity == "error"} | {*fitting})
+    errors = {place for place, found in new.items() if found.severity == "error"}
+    true, refuted = ({place for place, said in claims.items() if said is answer} for answer in (True, False))
+    alarms = sorted(errors | (fitting - true) | refuted)
     return ("false alarm", f"{alarms[:3]}") if alarms else ("silent", "")
 
 
@@ -184,11 +214,13 @@ def summary(results: list[Result]) -> str:
         caught, alarms = f"{count['caught']} of {fatal}", f"{count['false alarm']} of {harmless}"
         lines.append(f"{name:34} {caught:>12} {alarms:>14} {count['put aside']:>10} {count['error']:>7}")
     models, sixty = {result.model for result in results if result.outcome in OUTCOMES[:4]}, set(zoo.public_names())
-    other = sum(result.outcome == "silent" and bool(result.found) for result in results)
+    warned = [result for result in results if result.outcome == "silent" and result.found]
+    true = [result for result in warned if len(result.borne_out) == len(result.found)]
     lines += [
         f"{len(models)} models, {len(models & sixty)} of them among the sixty",
         f"caught by findings at other layers alone: {sum(result.elsewhere for result in results)}",
-        f"harmless changes with a new warning of another kind, not counted as false alarms: {other}",
+        f"harmless changes with new warnings, all borne out by training, or stating what was put in: {len(true)}",
+        f"harmless changes with a new warning of another kind that nothing here judges: {len(warned) - len(true)}",
         f"truths that are not as reasoned beforehand: {sum(result.surprise for result in results)}",
     ]
     return "\n".join(lines)

@@ -3,7 +3,8 @@
 `truth` is asked on a float64 copy and answers "fatal", "harmless", or "unclear" (then the case is put aside).
 A fatal injection is caught by a new finding with one of `codes`; a harmless one must bring no new error, and no new
 warning with one of `codes`. `table` is what the reasoning says of it (docs/real-models.md): it never decides a case,
-but where training says otherwise the run says so.
+but where training says otherwise the run says so. A warning with one of `states` names what was put in: a harmless
+wrong fan is a wrong fan.
 """
 
 import functools
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from real_models import zoo
 from real_models.chains import Chain, find_chains
-from real_models.couplings import Coupling, find_couplings, is_dense, is_transposed
+from real_models.couplings import Coupling, find_couplings, gradient_of, is_dense, is_transposed
 from real_models.last_layers import LastLayers, find_last_layers, own
 from real_models.oracle import (
     all_gradients,
@@ -35,6 +36,7 @@ Truth = Literal["fatal", "harmless", "unclear"]
 TIES = frozenset({"SB001", "SB002", "SB003", "SB004", "SB005", "SB006"})
 SILENCE = frozenset({"SB101", "SB102"})
 SCALE = frozenset({"SB201", "SB202", "SB203", "SB204"})
+WRONG_FAN = frozenset({"SB407"})
 ALIVE = 1e-9  # of the model's largest gradient
 EQUAL, ALIKE = 1e-5, 1e-6  # weights, over their size (they are float32); moves, over theirs
 DIFFERENT = 1e-2  # moves that differ by less leave copies near each other for long, which is another fault
@@ -74,6 +76,7 @@ class Injection:
     codes: frozenset[str]
     table: Truth | None = None  # None: it depends on what lies behind the layer
     recast: Callable[[zoo.Case], zoo.Case] = lambda case: case  # another loss
+    states: frozenset[str] = frozenset()  # codes of warnings that only state what was put in
 
 
 # ---- what is put into a coupling -----------------------------------------------------------------------------------
@@ -406,21 +409,14 @@ def living(name: str) -> frozenset[str]:
 
 
 def unit_never_wakes(case: zoo.Case, coupling: Coupling) -> Truth:
-    return by_size([largest_gradients(case, lambda: {"unit": producer_gradient(case, coupling)[1]})["unit"]])
+    producer = case.model.get_submodule(coupling.producer)
+    return by_size([largest_gradients(case, lambda: {"unit": gradient_of(producer)[1]})["unit"]])
 
 
 def by_size(seen: list[float]) -> Truth:
     if min(seen) == 0.0:
         return "fatal"
     return "harmless" if min(seen) > ALIVE else "unclear"
-
-
-def producer_gradient(case: zoo.Case, coupling: Coupling) -> Tensor:
-    """The gradient of the producer's weight, units first; zero where it has none."""
-    module = case.model.get_submodule(coupling.producer)
-    if module.weight.grad is None:
-        return torch.zeros_like(coupling.weight(case.model))
-    return module.weight.grad.transpose(0, 1) if is_transposed(module) else module.weight.grad
 
 
 def output_rows_stay_tied(case: zoo.Case, last: LastLayers) -> Truth:
@@ -508,8 +504,15 @@ INJECTIONS = [
     ),
     Injection("bias -100 on a layer", find_couplings, silence_layer, no_tensor_sleeps, SILENCE),
     Injection("bias -100 on a unit", find_couplings, silence_unit, unit_never_wakes, SILENCE),
-    Injection("wrong fan", find_whole, wrong_fan, signal_is_lost, SCALE | SILENCE),
-    Injection("wrong fan, norms taken out", find_whole, wrong_fan_without_norms, signal_is_lost, SCALE | SILENCE),
+    Injection("wrong fan", find_whole, wrong_fan, signal_is_lost, SCALE | SILENCE, states=WRONG_FAN),
+    Injection(
+        "wrong fan, norms taken out",
+        find_whole,
+        wrong_fan_without_norms,
+        signal_is_lost,
+        SCALE | SILENCE,
+        states=WRONG_FAN,
+    ),
     Injection("right fan, norms taken out", find_whole, right_fan_without_norms, signal_is_lost, SCALE | SILENCE),
     Injection("zero router", find_routers, zero_router, experts_stay_tied, TIES | SILENCE, "harmless"),
     Injection("zero router, soft gates", find_routers, zero_router_soft, experts_stay_tied, TIES | SILENCE, "harmless"),
