@@ -401,7 +401,8 @@ def test_many_alike_are_told_once() -> None:
     names = [c.tensor for c in plan.changes if c.actions == ("rescale",)]
     assert len(names) >= 5
     text = plan.to_text(width=88)
-    assert text.count("\n0.weight  [6x6]  rescale\n") == 1
+    factors = sorted(float(why.split()[2]) for c in plan.changes if c.actions == ("rescale",) for why in c.why)
+    assert f"[6x6 and 3x6]  rescale\n  scaled by {factors[0]:.3g} to {factors[-1]:.3g} to the size" in text
     assert plan.to_text(width=88, diff=True).count("\n  + ") == len(plan.changes)
 
 

@@ -227,3 +227,22 @@ def test_constant_layers_around_norms_are_drawn_as_few_as_it_takes() -> None:
     drawn = {c.tensor for c in plan.changes if "draw" in c.actions}
     assert drawn
     assert drawn < matrices
+
+
+def test_deep_copies_are_split_alike() -> None:
+    """Layers that are deep copies stay so: different shares would leave them partly equal, which is told (SB405)."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    with torch.no_grad():
+        projections, out = (
+            layer.self_attn.in_proj_weight.view(3, 2, 4, 8),
+            layer.self_attn.out_proj.weight.view(8, 2, 4),
+        )
+        projections.copy_(projections[:, :1].expand(-1, 2, -1, -1).clone())
+        out.copy_(out[:, :1].expand(-1, 2, -1).clone())
+    model, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(8, 5, 8)
+    plan = sb.fix(model, sb.check(model, x))
+    assert [c.tensor for c in plan.changes] == [f"layers.{n}.self_attn.out_proj.weight" for n in (0, 1)]
+    assert plan.function_change is not None
+    assert plan.function_change < 1e-5
+    assert (plan.after.verdict, [f.code for f in plan.after.findings if f.severity != "info"]) == ("healthy", [])

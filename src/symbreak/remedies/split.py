@@ -118,7 +118,7 @@ def _redistribute(
     used = tuple(g for g in groups if len(g) > 1 and bool(table[list(g)].any()))
     if not used:
         return None
-    noise = bench.noise(name, table.shape, 1.0, salt="share")
+    noise = bench.noise(_first_copy(bench, name), table.shape, 1.0, salt="share")
     moves = torch.zeros_like(table)
     for g in used:
         index = list(g)
@@ -133,6 +133,13 @@ def _redistribute(
         f"{units} columns of {name} read copies; their shares are made unequal and the sums stay",
         ((name, adding(change)),),
     )
+
+
+def _first_copy(bench: Bench, name: str) -> str:
+    """Deep copies along the depth stay copies: what is shared out in one is shared out alike in the others."""
+    depth = (twin.modules for twin in bench.report.trace.twins if not twin.tied)
+    found = (first + name.removeprefix(m) for first, *rest in depth for m in rest if name.startswith(f"{m}."))
+    return next(found, name)
 
 
 def _signs(weight: Tensor, axis: int, groups: Groups) -> dict[int, float]:

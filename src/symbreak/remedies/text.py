@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FOLD = 3  # changes that are shown one by one
 _SHOWN = 6  # numbers of a tensor in a diff
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def render(plan: Plan, *, width: int, diff: bool) -> str:
@@ -63,27 +65,38 @@ def _told(report: Report) -> list[str]:
 
 
 def _folded(changes: Sequence[Change], *, most: int) -> list[list[Change]]:
-    """Changes of one kind and reason stand together where there are more of them than `most`."""
+    """Changes of one kind and reason, up to its numbers, stand together where there are more of them than `most`."""
     groups: dict[tuple[object, ...], list[Change]] = {}
     for change in changes:
-        groups.setdefault((change.actions, change.why, pattern(change.tensor)), []).append(change)
+        reasons = tuple(_NUMBER.sub("#", pattern(why)) for why in change.why)
+        groups.setdefault((change.actions, reasons, pattern(change.tensor)), []).append(change)
     return [part for group in groups.values() for part in ([group] if len(group) > most else [[c] for c in group])]
 
 
 def _block(group: Sequence[Change], width: int) -> Iterator[str]:
     change = group[0]
     total = sum(c.value.numel() for c in group)
-    shape = "x".join(map(str, change.value.shape)) or "scalar"
+    shape = listed(list(dict.fromkeys("x".join(map(str, c.value.shape)) or "scalar" for c in group)))
     name = change.tensor if len(group) == 1 else f"{pattern(change.tensor)}  {len(group)} tensors"
     yield f"{name}  [{shape}]  {', '.join(change.actions)}"
-    for why in change.why:
-        yield from _wrapped(f"{why}.", width)
+    for reasons in zip(*(c.why for c in group), strict=True):
+        yield from _wrapped(f"{_one_reason(reasons)}.", width)
     sizes = [c.relative_size for c in group if c.relative_size is not None]
     size = f", by {max(sizes):.2g} of its size" if sizes else ""
     moved = [c.function_change for c in group]
     function = None if None in moved else max(m for m in moved if m is not None)
     entries = sum(c.entries for c in group)
     yield from _wrapped(f"{entries} of {total} values change{size}; {_outputs(function)}.", width)
+
+
+def _one_reason(reasons: Sequence[str]) -> str:
+    """A sentence that differs only in its numbers, told once, with the range of each number."""
+    if len(set(reasons)) == 1:
+        return reasons[0]
+    sentences = [pattern(reason) for reason in reasons]
+    ranges = [sorted(set(numbers), key=float) for numbers in zip(*map(_NUMBER.findall, sentences), strict=True)]
+    told = iter([n[0] if len(n) == 1 else f"{n[0]} to {n[-1]}" for n in ranges])
+    return _NUMBER.sub(lambda _: next(told), sentences[0])
 
 
 def _outputs(change: float | None) -> str:
