@@ -182,7 +182,6 @@ def repaired(
     started = time.perf_counter()
     plan = symbreak.fix(model, replace(report, findings=tuple(brought)))
     seconds = time.perf_counter() - started
-    places = {place for *place, _ in known}
     places = {(code, place) for code, place, _ in known}
     left = [u for u in plan.left if (u.finding.code, u.finding.where) not in places]
     plan.apply()
