@@ -241,6 +241,7 @@ def test_mistakes_with_factories(folder, target, message):
     ("source", "message"),
     [
         ("import surely_not_installed\n", r"ModuleNotFoundError: .*bad.py:1\); it needs 'surely_not_installed'"),
+        ("raise ModuleNotFoundError('no part of it')\n", r"ModuleNotFoundError: no part of it \(.*bad.py:1\)\W*$"),
         ("x = 1\nraise RuntimeError('no')\n", r"cannot be imported: RuntimeError: no \(bad.py:2\)"),
         ("def f(:\n", r"cannot be imported: SyntaxError: invalid syntax \(bad.py:1\)"),
         ("import sys\nsys.exit()\n", "SystemExit: it ends the program"),

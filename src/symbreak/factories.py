@@ -196,6 +196,8 @@ def told(start: str, error: type[SymbreakError]) -> Iterator[None]:
     except SymbreakError:
         raise
     except ModuleNotFoundError as err:
+        if err.name is None:  # raised by a library's own words, which say what they mean
+            raise error(f"{start} {described(err)}") from err
         needs = f"it needs {err.name!r}, which this Python ({sys.executable}) does not have. Install it first."
         raise error(f"{start} {described(err)}; {needs}") from err
     except SystemExit as err:

@@ -64,7 +64,7 @@ def test_a_plan(models: str) -> None:
     assert done.stdout.startswith("Sequential: redundant -> healthy\n")
     assert "2.weight  [2x8]  redistribute" in done.stdout
     assert "\n  - " not in done.stdout
-    assert done.stdout.rstrip().endswith("not applied: plan.apply(), plan.undo().")
+    assert done.stdout.rstrip().endswith("not applied: -o FILE writes the mended weights.")
 
 
 def test_the_diff(models: str) -> None:

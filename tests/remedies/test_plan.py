@@ -385,6 +385,7 @@ def test_text() -> None:
     ]
     assert "2.weight  [3x8]  redistribute" in text
     assert "6 of 24 values change" in text
+    assert "\n1 of 4 tensors changes, " in text
     assert text.endswith("not applied: plan.apply(), plan.undo().")
     old, new = (line for line in text.splitlines() if line.startswith(("  - ", "  + ")))
     plan.apply()

@@ -35,7 +35,8 @@ def fix(request: options.Request, diff: bool, unsafe: bool, output: Path | None)
         job, report = request.report(settings, progress)
         plan = symbreak.fix(job.model, report, unsafe=unsafe, progress=progress)
     say_aside(options.introduction(job))
-    say(plan.to_text(width=width(), diff=diff))
+    then = "-o FILE writes the mended weights" if output is None else "the model stays, the weights are written"
+    say(plan.to_text(width=width(), diff=diff, then=then))
     if output is not None:
         plan.save(output)
         say_aside(f"written: {output}")

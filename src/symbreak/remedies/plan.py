@@ -221,11 +221,11 @@ class Plan:
         except OSError as err:
             raise RemedyError(f"{path} cannot be written: {err.strerror}.") from err
 
-    def to_text(self, *, width: int = 100, diff: bool = False) -> str:
-        """The plan as text; `diff` adds the old and new values of each tensor in numbers."""
+    def to_text(self, *, width: int = 100, diff: bool = False, then: str = "plan.apply(), plan.undo()") -> str:
+        """The plan as text; `diff` adds the old and new values of each tensor, `then` says how it is carried out."""
         from .text import render
 
-        return render(self, width=width, diff=diff)
+        return render(self, width=width, diff=diff, then=then)
 
     def __str__(self) -> str:
         return self.to_text(width=shutil.get_terminal_size((100, 24)).columns)

@@ -24,7 +24,7 @@ _SHOWN = 6  # numbers of a tensor in a diff
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def render(plan: Plan, *, width: int, diff: bool) -> str:
+def render(plan: Plan, *, width: int, diff: bool, then: str) -> str:
     """Before and after, the changes, what they do to the function, what is left."""
     lines = [*_verdicts(plan), ""]
     for group in _folded(plan.changes, most=len(plan.changes) if diff else _FOLD):
@@ -43,7 +43,7 @@ def render(plan: Plan, *, width: int, diff: bool) -> str:
     for reason, names in alone.items():
         more = "" if len(names) == 1 else f", each of {len(names)} tensors"
         lines += _wrapped(f"left alone: {listed(patterns(names))} {reason}{more}.", width, "")
-    return "\n".join([*lines, "", _tail(plan)])
+    return "\n".join([*lines, "", _tail(plan, then)])
 
 
 def _verdicts(plan: Plan) -> Iterator[str]:
@@ -119,18 +119,18 @@ def _some(value: Tensor) -> str:
     return f"{shown}{more}  (mean {float(flat.mean()):.4g}, rms {rms:.4g})"
 
 
-def _tail(plan: Plan) -> str:
+def _tail(plan: Plan, then: str) -> str:
     n = len(plan.changes)
     if not n:
-        return "0 tensors change."
+        return "No tensor changes."
     if plan.function_change is None:
         function = "the change of the outputs could not be measured"
     elif plan.function_change == 0:
         function = "no output changes"
     else:
         function = f"outputs change by {plan.function_change:.1e} of their size"
-    done = "applied" if plan.applied else "not applied: plan.apply(), plan.undo()"
-    return f"{n} tensor{'' if n == 1 else 's'} of {len(plan.before.trace.tensors)} change, {function}; {done}."
+    done = "applied" if plan.applied else f"not applied: {then}"
+    return f"{n} of {len(plan.before.trace.tensors)} tensors change{'s' if n == 1 else ''}, {function}; {done}."
 
 
 def _wrapped(text: str, width: int, indent: str = "  ") -> list[str]:
