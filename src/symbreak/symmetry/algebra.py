@@ -30,6 +30,8 @@ class Algebra:
         breakers: what tears classes apart without being a weight.
         where: name of the module that runs, for the names of new spaces.
         prefix: what names of tensors and modules start with, and names of spaces do not.
+        inputs: kernel of a convolution in groups -> unit of each channel that it reads, -1 where channels are no units;
+            None where they are not the same at every use.
     """
 
     def __init__(self, ledger: Ledger, prefix: str = "", *, heed_dropout: bool = True) -> None:
@@ -40,6 +42,7 @@ class Algebra:
         self.where = ""
         self.axes: dict[str, tuple[Integers | None, ...]] = {}
         self.entangled: set[str] = set()
+        self.inputs: dict[str, Integers | None] = {}
         self._values: dict[str, Tensor] = {}
         self._exposed: set[str] = set()
         self._joint: dict[str, list[Integers]] = {}
@@ -349,6 +352,18 @@ class Algebra:
         if target.ids.size > 1:
             labels.append(_moved(target, [*n, *o], lo))
         return Tracked(tuple(sizes[a] for a in lo), tuple(labels))
+
+    def reads(self, w: Tracked, x: Tracked) -> None:
+        """Note the units along dimension 1 that a convolution in groups reads: no axis of its kernels holds them."""
+        if w.owner is None:
+            return
+        along = [label for label in x.labels if 1 in label.dims]
+        one: Integers | None = np.full(x.shape[1], -1)
+        if along:
+            one = along[0].ids.reshape(-1) if len(along) == 1 and along[0].dims == {1} else None
+        before = self.inputs.setdefault(w.owner, one)
+        if before is not one and not (before is not None and one is not None and np.array_equal(before, one)):
+            self.inputs[w.owner] = None
 
     def _settled_kernel(self, w: Tracked, lw: Letters, taps: Letters) -> Tracked:
         """Without labels along the positions of a kernel: each is another one, whatever else the weight is used for."""

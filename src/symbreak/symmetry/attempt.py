@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .certificate import LEVELS, Certificate, certify
-from .fold import Fold, fold_of
+from .fold import Fold, GroupedFold, axis_index, fold_of
 from .graph import Axis, UnitGraph
-from .places import axes_of, places_of
+from .places import axes_of, inputs_of, places_of
 from .refine import coarsest
 from .smaller import REST, own_tensors, rebuild
 from .units import Level, Network, Partition, SymmetryError
@@ -39,8 +39,8 @@ class Attempt:
         network = dataclasses.replace(graph.network, told_apart=frozenset(known))
         partition = coarsest(network, level=level, seed=seed)
         tensors, names = _tensors_of(model)
-        axes = axes_of(model, graph)
-        folds = {key: _fold(tensors[key], axes[key], partition) for key in tensors if key in axes}
+        axes, inputs = axes_of(model, graph), inputs_of(model, graph)
+        folds = {key: _fold(tensors[key], axes[key], inputs.get(key), partition) for key in tensors if key in axes}
         folds = {key: fold for key, fold in folds.items() if not fold.trivial}
         starts = {key: fold.fold(tensors[key].detach().double()) for key, fold in folds.items()}
         uneven = {key for key, fold in folds.items() if not _constant(tensors[key].detach(), fold)}
@@ -80,13 +80,13 @@ class Attempt:
     def width(self, weight: str, axis: int) -> tuple[int, int]:
         """Length of this axis of a weight in the small and in the full network."""
         units = dict(self.full.named_parameters(remove_duplicate=False))[weight].shape[axis]
-        return self.folds[weight].small[axis] if weight in self.folds else units, units
+        return self.folds[weight].units(axis) if weight in self.folds else units, units
 
     def multiplicities(self) -> Iterator[tuple[str, Tensor]]:
         """Parameter of the small network, and how many full entries each entry stands for."""
         for name, p in self.small.named_parameters():
             if name in self.folds:
-                yield name, self.folds[name].product(range(p.ndim))
+                yield name, self.folds[name].total
             else:
                 rest = name.endswith(REST) and name.removesuffix(REST) in self.folds
                 yield name, torch.full((1,) * p.ndim, 0.0 if rest else 1.0, dtype=torch.float64)
@@ -103,8 +103,16 @@ def _tensors_of(model: nn.Module) -> tuple[dict[int, Tensor], dict[int, list[str
     return tensors, names
 
 
-def _fold(tensor: Tensor, axes: Sequence[Axis], partition: Partition) -> Fold:
-    return fold_of(tuple(tensor.shape), [(axis.spaces, axis.repeat) for axis in axes], partition)
+def _fold(tensor: Tensor, axes: Sequence[Axis], inputs: Axis | None, partition: Partition) -> Fold:
+    """How a tensor folds; `inputs`: of a kernel in groups, the channels that it reads."""
+    shape = tuple(tensor.shape)
+    plain = fold_of(shape, [(axis.spaces, axis.repeat) for axis in axes], partition)
+    if inputs is None:
+        return plain
+    number = inputs.repeat * (sum(len(partition[s]) for s in inputs.spaces) if inputs.spaces else 1)
+    into = axis_index(inputs.spaces, inputs.repeat, partition) if inputs.spaces else None
+    grouped = GroupedFold.of(shape, plain.index[0], into, number)
+    return plain if grouped is None else grouped
 
 
 def _constant(full: Tensor, fold: Fold) -> bool:

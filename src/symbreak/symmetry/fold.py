@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .groups import Groups
 from .units import Partition
 
 
@@ -34,6 +35,15 @@ class Fold:
     def trivial(self) -> bool:
         """True where nothing is folded."""
         return all(at is None for at in self.index)
+
+    def units(self, axis: int) -> int:
+        """Classes along an axis of units."""
+        return self.small[axis]
+
+    @property
+    def total(self) -> Tensor:
+        """How many full entries each small one stands for; it broadcasts against the small tensor."""
+        return self.product(range(len(self.shape)))
 
     def counts(self, axis: int) -> Tensor:
         """[m] how many positions of the full axis go to each of the small one; floats, ones where the axis stays."""
@@ -74,7 +84,78 @@ class Fold:
                 shape = list(full.shape)
                 shape[axis] = int(at.max()) + 1
                 full = full.new_zeros(shape).index_add(axis, at.to(full.device), full)
-        return full / self.product(range(len(self.shape))).to(full)
+        return full / self.total.to(full)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedFold(Fold):
+    """Kernels [o, i / groups, taps...] of a convolution in groups: which channels they read depends on the group.
+
+    Attributes:
+        entry: [o, i / groups] the small kernel of each full one: one for each class of channels out and in that meet.
+        at: [kernels, 2] classes out and in of each small kernel.
+        groups: of the small network.
+        even: True where its groups are of one size and in order, as a convolution has them. Else the small tensor is a
+            list of kernels, and the small convolution has one group and zeros.
+    """
+
+    entry: Tensor
+    at: Tensor
+    groups: Groups
+    even: bool
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], outputs: Tensor | None, inputs: Tensor | None, n_inputs: int
+    ) -> GroupedFold | None:
+        """The fold for channels that go to these places of the small axes; None for such that stay.
+
+        No fold where the classes do not lie in groups that are alike.
+        """
+        number = n_inputs // shape[1]
+        out = torch.arange(shape[0]) if outputs is None else outputs
+        into = torch.arange(n_inputs) if inputs is None else inputs
+        groups = Groups.found([out, into], number)
+        if groups is None:
+            return None
+        read = into.reshape(number, -1).repeat_interleave(shape[0] // number, 0)  # [o, i / groups]
+        width = int(into.max()) + 1
+        kernels, entry = torch.unique(out[:, None] * width + read, return_inverse=True)
+        index = (outputs, *[None] * (len(shape) - 1))
+        at = torch.stack([kernels // width, kernels % width], 1)
+        return cls(tuple(shape), index, entry, at, groups, groups.even(0) and groups.even(1))
+
+    @property
+    def small(self) -> tuple[int, ...]:
+        out = self.units(0)
+        return (*((out, len(self.at) // out) if self.even else (len(self.at),)), *self.shape[2:])
+
+    @property
+    def trivial(self) -> bool:
+        return len(self.at) == self.entry.numel()
+
+    def units(self, axis: int) -> int:
+        return int(self.at[:, axis].max()) + 1
+
+    def product(self, axes: Sequence[int]) -> Tensor:
+        count = torch.bincount(self.entry.flatten()).double()
+        out = torch.bincount(self.at[self.entry[:, 0], 0]).double()[self.at[:, 0]]
+        found = (out if 0 in axes else 1.0) * (count / out if 1 in axes else 1.0) * torch.ones_like(count)
+        return self._shaped(found.reshape(-1, *[1] * (len(self.shape) - 2)))
+
+    def spread(self, small: Tensor) -> Tensor:
+        return small.reshape(-1, *self.shape[2:])[self.entry.to(small.device)]
+
+    def first(self, full: Tensor) -> Tensor:
+        return self._shaped(full.flatten(0, 1)[_firsts(self.entry.flatten()).to(full.device)])
+
+    def mean(self, full: Tensor) -> Tensor:
+        sums = full.new_zeros(len(self.at), *self.shape[2:])
+        sums = sums.index_add(0, self.entry.flatten().to(full.device), full.flatten(0, 1))
+        return self._shaped(sums) / self.total.to(full)
+
+    def _shaped(self, kernels: Tensor) -> Tensor:
+        return kernels.reshape(*self.small[: len(self.small) - len(self.shape) + 2], *kernels.shape[1:])
 
 
 def _firsts(at: Tensor) -> Tensor:

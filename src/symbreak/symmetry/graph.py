@@ -44,6 +44,8 @@ class UnitGraph:
         cut: space, tensor or module that is not understood -> why; empty where the graph is whole.
         entangled: tensors with an axis of units that are not laid out space by space in order (a permuted or grouped
             axis): their entry in `axes` is empty there, and no smaller tensor can be cut from them by it.
+        inputs: kernel of a convolution in groups -> the channels that it reads, which none of its axes runs over;
+            `repeat` of them where they are no units.
     """
 
     network: Network
@@ -51,6 +53,7 @@ class UnitGraph:
     breakers: tuple[str, ...] = ()
     cut: Mapping[str, str] = field(default_factory=dict)
     entangled: frozenset[str] = frozenset()
+    inputs: Mapping[str, Axis] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -96,11 +99,12 @@ def unit_graph(
             algebra.ledger.cut.update(dict.fromkeys(["model"], captured.leaks[0]) if captured.leaks else {})
             network = algebra.ledger.network()
             axes, entangled = _axes(algebra)
+            inputs = _inputs(algebra)
         except SymbreakError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the reading of one call raises is told, and nothing proved
             return UnitGraph(Network({}, ()), {}, (), {"model": _why(error)})
-    return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled)
+    return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled, inputs)
 
 
 def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:
@@ -158,3 +162,13 @@ def _axes(algebra: Algebra) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]
         if name in algebra.entangled or None in found:
             entangled.add(name.removeprefix(algebra.prefix))
     return axes, frozenset(entangled)
+
+
+def _inputs(algebra: Algebra) -> dict[str, Axis]:
+    """Channels read by convolutions in groups, where they lie space by space in order."""
+    alive, found = algebra.ledger.alive(), {}
+    for name, ids in algebra.inputs.items():
+        layout = None if ids is None else ((), len(ids)) if (ids < 0).all() else algebra.ledger.layout(ids, alive)
+        if layout is not None:
+            found[name.removeprefix(algebra.prefix)] = Axis(*layout)
+    return found

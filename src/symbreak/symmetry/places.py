@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 
 from .fold import Fold
 from .graph import Axis, UnitGraph
-from .smaller import CONVOLUTIONS, TABLES, TRANSPOSED, Place, is_depthwise, own_tensors
+from .sizes import CONVOLUTIONS, TABLES, TRANSPOSED
+from .smaller import Place, WeightNorm, own_tensors
 from .units import Network
+from .weight_norm import weight_norms
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-_NORMS = nn.LayerNorm | nn.RMSNorm
 AxesOf = Mapping[int, tuple[Axis, ...]]  # id of a tensor -> its axes
 
 
@@ -24,25 +28,48 @@ def axes_of(model: nn.Module, graph: UnitGraph) -> AxesOf:
     return {id(tensor): graph.axes[name] for name, tensor in named if name in graph.axes}
 
 
+def inputs_of(model: nn.Module, graph: UnitGraph) -> Mapping[int, Axis]:
+    """By kernel of a convolution in groups, the channels that it reads."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {id(tensor): graph.inputs[name] for name, tensor in named if name in graph.inputs}
+
+
 def places_of(model: nn.Module, graph: UnitGraph, folds: Mapping[int, Fold]) -> tuple[Place, ...]:
     """Every place of a parameter that is folded; a tied one stands in several, and may be summed over in one alone."""
-    axes = axes_of(model, graph)
-    return tuple(
-        Place(name, attribute, _summed(module, attribute, tensor, axes[id(tensor)], graph.network))
-        for name, module in model.named_modules()
-        for attribute, tensor in own_tensors(module)
-        if id(tensor) in folds and isinstance(tensor, nn.Parameter)
-    )
+    axes, found = axes_of(model, graph), []
+    for name, module in model.named_modules():
+        for attribute, tensor in own_tensors(module):
+            if id(tensor) in folds and isinstance(tensor, nn.Parameter):
+                summed = partial(_summed, tensor=tensor, axes=axes[id(tensor)], network=graph.network)
+                norm = _weight_norm(model, name, attribute, tensor, summed)
+                found.append(Place(name, attribute, summed(module, attribute) if norm is None else (), norm))
+    return tuple(found)
+
+
+def _weight_norm(
+    model: nn.Module, name: str, attribute: str, tensor: Tensor, summed: Callable[[nn.Module, str], tuple[int, ...]]
+) -> WeightNorm | None:
+    """The weight whose direction this tensor is, None where it is none."""
+    module = model.get_submodule(name)
+    for weight, direction, dim in weight_norms(module):
+        if attribute == direction:
+            axes = tuple(k for k in range(tensor.ndim) if k != dim)
+            if not weight:  # "0.parametrizations.weight"
+                owner, _, weight = f".{name}".rpartition(".parametrizations.")
+                name = owner.removeprefix(".")
+            return WeightNorm(name, weight, axes, summed(model.get_submodule(name), weight))
+    return None
 
 
 def out_axes(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     """(layer, its weight, the axis of its units) for every layer with a weight matrix or kernel."""
     for name, module in model.named_modules():
         for attribute in ("weight", "weight_hh_l0"):
-            tensor = module._parameters.get(attribute)
-            if tensor is not None and tensor.ndim > 1:
-                inward = isinstance(module, (*TRANSPOSED, *TABLES, nn.RNNBase))
-                yield name, f"{name}.{attribute}" if name else attribute, int(inward)
+            for path in (attribute, f"{attribute}_v", f"parametrizations.{attribute}.original1"):
+                tensor = dict(module.named_parameters()).get(path)
+                if tensor is not None and tensor.ndim > 1:
+                    inward = isinstance(module, (*TRANSPOSED, *TABLES, nn.RNNBase))
+                    yield name, f"{name}.{path}" if name else path, int(inward)
 
 
 def fixed_spaces(model: nn.Module, graph: UnitGraph) -> dict[str, str]:
@@ -52,41 +79,40 @@ def fixed_spaces(model: nn.Module, graph: UnitGraph) -> dict[str, str]:
         space: f"{name}: {why}"
         for name, module in model.named_modules()
         if (why := _why_fixed(module)) is not None
-        for _, tensor in _touching(module)
+        for _, tensor in own_tensors(module)
         for axis in axes.get(id(tensor), ())
         for space in axis.spaces
+        if space not in graph.network.told_apart
     }
 
 
-def _touching(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    whole = isinstance(module, nn.MultiheadAttention)
-    for inner in module.modules() if whole else (module,):
-        yield from own_tensors(inner)
-
-
 def _why_fixed(module: nn.Module) -> str | None:
-    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) and module.groups > 1 and not is_depthwise(module):
-        return f"a convolution in {module.groups} groups of a fixed size"
-    if isinstance(module, nn.GroupNorm):
-        return f"a norm over {module.num_groups} groups of a fixed size"
-    if isinstance(module, _NORMS) and len(module.normalized_shape) > 1:
+    if isinstance(module, TRANSPOSED) and module.groups > 1:
+        return f"a transposed convolution in {module.groups} groups, whose channels are not read as units"
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
         return f"a norm over {len(module.normalized_shape)} axes at once"
-    if isinstance(module, nn.MultiheadAttention):
-        return f"{module.num_heads} heads of {module.head_dim} units"
     if isinstance(module, nn.RNNBase) and module.proj_size:
-        return "a recurrent layer with a projection"
+        return "a recurrent layer with a projection, which is not read as units"
     if isinstance(module, nn.RNNBase) and module.training and module.dropout and module.num_layers > 1:
         return "dropout between recurrent layers"
-    if isinstance(module, ParametrizationList):
-        return "a parametrized weight"
+    if _spectral(module):
+        return "spectral norm: the vectors of its power iteration start at random, and differ between equal units"
+    if isinstance(module, ParametrizationList) and not any(weight_norms(module)):
+        return f"a weight parametrized by {', '.join(type(one).__name__ for one in module)}"
     return None
+
+
+def _spectral(module: nn.Module) -> bool:
+    if isinstance(module, ParametrizationList):
+        return any(isinstance(one, _SpectralNorm) for one in module)
+    return any(isinstance(hook, OldSpectralNorm) for hook in module._forward_pre_hooks.values())
 
 
 # ---- which axes are summed over --------------------------------------------------------------------------------------
 
 
 def _summed(
-    module: nn.Module, attribute: str, tensor: Tensor, axes: tuple[Axis, ...], network: Network
+    module: nn.Module, attribute: str, *, tensor: Tensor, axes: tuple[Axis, ...], network: Network
 ) -> tuple[int, ...]:
     """Axes of a weight that its forward contracts with a signal; wrong answers do not outlive the comparison."""
     if tensor.ndim < 2 or isinstance(module, TABLES):

@@ -20,24 +20,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .fold import Fold
+from .fold import Fold, GroupedFold
+from .sizes import resize
+from .weight_norm import weigh_norm
+from .weighted import FORWARDS
 
 _FACTOR = "_factor"  # beside "weight": full entries that each small one stands for along the axes summed over
 _SHARED = "_shared"  # the same along the other axes: as many full entries share the gradient that arrives
-_SHARE = "class_share"  # of each class among the units of the full norm
+_AT = "_at"  # beside "weight": where each kernel lies in that of the convolution without groups
 REST = "_rest"  # beside "weight": what is left of the part of the weight that no gradient reaches, 1 at first
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH_NORMS = (nn.modules.batchnorm._NormBase,)
-TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands: a module of the model, the attribute, and which of its axes the forward sums over."""
+    """Where a tensor stands: a module of the model, the attribute, and which of its axes the forward sums over.
+
+    Attributes:
+        norm: of a direction v of a weight g v / |v|; None elsewhere.
+    """
 
     module: str
     attribute: str
+    summed: tuple[int, ...]
+    norm: WeightNorm | None = None
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """A weight g v / |v| of a module.
+
+    Attributes:
+        module: whose weight it is; the direction stands elsewhere where it is parametrized.
+        attribute: under which that module reads it.
+        axes: of v that its norm sums over.
+        summed: axes that the module's forward sums over.
+    """
+
+    module: str
+    attribute: str
+    axes: tuple[int, ...]
     summed: tuple[int, ...]
 
 
@@ -79,24 +100,33 @@ def rebuild(
     new = {name: _shell(m, memo) for name, m in old.items()}
     for name, m in old.items():
         _fill(new[name], m, memo)
+    own = {name: {attr: folds[id(t)] for attr, t in own_tensors(m) if id(t) in folds} for name, m in old.items()}
     views: dict[str, list[str]] = {}
     for place in places:
-        tensor = dict(own_tensors(old[place.module]))[place.attribute]
-        fold = folds[id(tensor)]
-        others = [k for k in range(len(fold.shape)) if k not in place.summed]
-        module = new[place.module]
-        for suffix, axes in ((_FACTOR, place.summed), (_SHARED, others)):
-            module.register_buffer(place.attribute + suffix, fold.product(axes).to(tensor), persistent=False)
+        tensor, fold = dict(own_tensors(old[place.module]))[place.attribute], own[place.module][place.attribute]
+        _beside(new[place.module], place, tensor, fold)
         if id(tensor) in rests:
-            module.register_parameter(place.attribute + REST, rests[id(tensor)])
+            new[place.module].register_parameter(place.attribute + REST, rests[id(tensor)])
         views.setdefault(place.module, []).append(place.attribute)
-    for name, m in old.items():
-        _resize(new[name], {attr: folds[id(t)] for attr, t in own_tensors(m) if id(t) in folds})
+        if place.norm is not None:
+            own[place.norm.module][place.norm.attribute] = fold
+            weigh_norm(new[place.module], place.norm.attribute, place.norm.axes,
+                       *(fold.product(axes).to(tensor) for axes in (place.norm.axes, place.norm.summed)))  # fmt: skip
+    forwards = {name: resize(new[name], own[name]) for name in old}
     for name, seen in views.items():
-        module = new[name]
-        kind: Any = type(module)
-        module.__class__ = _subclass(kind, tuple(sorted(seen)), _SHARE in module._buffers)
+        kind: Any = type(new[name])
+        new[name].__class__ = _subclass(kind, tuple(sorted(seen)), forwards[name])
     return new[""]
+
+
+def _beside(module: nn.Module, place: Place, tensor: Tensor, fold: Fold) -> None:
+    """The numbers that make a view of a small tensor, as buffers of its module."""
+    factor = fold.product(place.summed)
+    for suffix, number in ((_FACTOR, factor), (_SHARED, fold.total / factor)):
+        module.register_buffer(place.attribute + suffix, number.to(tensor), persistent=False)
+    if isinstance(fold, GroupedFold) and not fold.even:
+        at = fold.at[:, 0] * fold.units(1) + fold.at[:, 1]
+        module.register_buffer(place.attribute + _AT, at.to(tensor.device), persistent=False)
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -129,92 +159,44 @@ def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
     vars(shell).update(state)
 
 
-# ---- sizes that modules keep beside their tensors --------------------------------------------------------------------
-
-
-def _resize(module: nn.Module, folds: Mapping[str, Fold]) -> None:
-    fold = folds.get("weight")
-    small = fold.small if fold is not None else ()
-    if isinstance(module, nn.RNNBase) and folds:
-        module.hidden_size = folds["weight_hh_l0"].small[1] if "weight_hh_l0" in folds else module.hidden_size
-        module.input_size = folds["weight_ih_l0"].small[1] if "weight_ih_l0" in folds else module.input_size
-    elif isinstance(module, _BATCH_NORMS):
-        table = next(iter(folds.values()), None)
-        module.num_features = module.num_features if table is None else table.small[0]
-    elif fold is None:
-        return
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = small
-    elif isinstance(module, CONVOLUTIONS):
-        module.groups = small[0] if is_depthwise(module) else module.groups
-        module.out_channels, module.in_channels = small[0], small[1] * module.groups
-    elif isinstance(module, TRANSPOSED):
-        module.in_channels, module.out_channels = small[0], small[1] * module.groups
-    elif isinstance(module, TABLES):
-        module.embedding_dim = small[1]
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = small[0]
-    elif type(module).__name__ == "Conv1D" and len(small) == 2:  # of transformers: a Linear with its weight transposed
-        vars(module).update(zip(("nx", "nf"), small, strict=True))
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        module.normalized_shape = tuple(small)
-        module.register_buffer(_SHARE, (fold.counts(0) / fold.shape[0]).to(module.weight), persistent=False)
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """True for a convolution with one kernel a channel."""
-    return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels == module.out_channels
-
-
-# ---- norms whose statistics weigh a class by its size ----------------------------------------------------------------
-
-
-def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
-    share = self._buffers[_SHARE]
-    assert share is not None
-    x = x - (x * share).sum(-1, keepdim=True)
-    x = x * torch.rsqrt((x.square() * share).sum(-1, keepdim=True) + self.eps)
-    x = x if self.weight is None else x * self.weight
-    return x if self.bias is None else x + self.bias
-
-
-def _rms_norm(self: nn.RMSNorm, x: Tensor) -> Tensor:
-    eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-    share = self._buffers[_SHARE]
-    assert share is not None
-    x = x * torch.rsqrt((x.square() * share).sum(-1, keepdim=True) + eps)
-    return x if self.weight is None else x * self.weight
-
-
 # ---- the views -------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _subclass(kind: Any, names: tuple[str, ...], weighted: bool) -> type[Any]:
-    """The class of a rebuilt module: what it reads under these names are views; a norm weighs classes by size."""
-    body: dict[str, Any] = {name: _property(name) for name in names}
+def _subclass(kind: Any, names: tuple[str, ...], forward: str | None) -> type[Any]:
+    """The class of a rebuilt module: what it reads under these names are views; some forwards weigh classes by size."""
+    body: dict[str, Any] = {name: _view(name) for name in names}
     if issubclass(kind, nn.RNNBase):
         body["_flat_weights"] = property(_flat_weights, _ignore)
-    if weighted:
-        body["forward"] = _layer_norm if issubclass(kind, nn.LayerNorm) else _rms_norm
-    body["__reduce_ex__"] = lambda self, _protocol: (_instance, (kind, names, weighted), vars(self).copy())
+    if forward is not None:
+        body["forward"] = FORWARDS[forward]
+    body["__reduce_ex__"] = lambda self, _protocol: (_instance, (kind, names, forward), vars(self).copy())
     return type(kind.__name__, (kind,), body)
 
 
-def _instance(kind: Any, names: tuple[str, ...], weighted: bool) -> nn.Module:
+def _instance(kind: Any, names: tuple[str, ...], forward: str | None) -> nn.Module:
     """For copies and pickles: a class made at run time has no name to be found under."""
-    module: nn.Module = object.__new__(_subclass(kind, names, weighted))
+    module: nn.Module = object.__new__(_subclass(kind, names, forward))
     return module
 
 
-def _property(name: str) -> property:
+def _view(name: str) -> property:
     def look(self: nn.Module) -> Tensor:
         small, rest = self._parameters[name], self._parameters.get(name + REST)
         factor, shared = self._buffers[name + _FACTOR], self._buffers[name + _SHARED]
         seen: Tensor = _Entries.apply(small, factor, shared)  # type: ignore[no-untyped-call]
+        at = self._buffers.get(name + _AT)
+        seen = seen if at is None else _without_groups(self, seen, at)
         return seen if rest is None else seen + 0 * rest
 
     return property(look)
+
+
+def _without_groups(convolution: Any, kernels: Tensor, at: Tensor) -> Tensor:
+    """The weight [o, i, taps...] of a convolution in one group: zeros but for these kernels."""
+    out, into = convolution.out_channels, convolution.in_channels
+    full = kernels.new_zeros(out * into, *kernels.shape[1:]).index_copy(0, at, kernels)
+    return full.reshape(out, into, *kernels.shape[1:])
 
 
 def _ignore(_self: nn.Module, _value: Any) -> None:

@@ -116,6 +116,7 @@ def convolution(call: Call) -> Tracked:
     if groups == 1:
         found = algebra.contracted(flat, w, ["b", "c"], [*inner, *taps], ["b", "o"], taps)
     else:
+        algebra.reads(w, flat)
         flat = reshaped(flat, [flat.shape[0], groups, flat.shape[1] // groups])
         w = reshaped(w, [groups, w.shape[0] // groups, *w.shape[1:]])
         found = algebra.contracted(flat, w, ["b", "g", "c"], ["g", *inner, *taps], ["b", "g", "o"], taps)
