@@ -18,7 +18,7 @@ from symbreak.races.grid import Cell
 from symbreak.races.optimizers import COPIES, Rule
 from symbreak.races.scores import Score
 from symbreak.races.subjects import State
-from symbreak.races.tied import is_tied, quotient
+from symbreak.races.tied import Folded, folded, is_tied, quotient
 from symbreak.races.work import Run, Work
 
 BEYOND = 1e6  # times the loss at the start, or times 1 where that is smaller: diverged
@@ -65,10 +65,9 @@ def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None) -> list[
 
 def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None) -> list[Run]:
     """Written out, as one-unit nets where the start is tied, by vmap, or one by one."""
-    spec, seed = work.subject.spec, work.setup.data_seed
+    spec = work.subject.spec
     if spec is None or plain is not None or not chains.fits(spec, work.setup.loss):
-        models = mapped.Models(work.subject.brought(0), states, work.score, seed=seed, batched=plain is None)
-        return _trained(work, cells, models, "batched" if plain is None else "one by one", plain or "")
+        return _modules(work, cells, states, plain)
     found: dict[int, Run] = {}
     small = [r for r, state in enumerate(states) if is_tied(spec, state)]
     whole = sorted(set(range(len(cells))) - set(small))
@@ -77,6 +76,20 @@ def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain
             engine = build(spec, [states[r] for r in rows], work.setup.loss)
             runs = _trained(work, [cells[r] for r in rows], engine, name, TIED if name == "quotient" else "")
             found.update(zip(rows, runs, strict=True))
+    return [found[r] for r in range(len(cells))]
+
+
+def _modules(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None) -> list[Run]:
+    """Starts with many equal units as their quotients, the others by vmap, or one by one."""
+    found: dict[int, Run] = {}
+    for rows, small in folded(work, states, batched=plain is None):
+        found.update(zip(rows, _trained(work, [cells[r] for r in rows], small, "quotient", small.note), strict=True))
+    rest = [r for r in range(len(cells)) if r not in found]
+    if rest:
+        brought, seed, batched = work.subject.brought(0), work.setup.data_seed, plain is None
+        models = mapped.Models(brought, [states[r] for r in rest], work.score, seed=seed, batched=batched)
+        name = "batched" if batched else "one by one"
+        found.update(zip(rest, _trained(work, [cells[r] for r in rest], models, name, plain or ""), strict=True))
     return [found[r] for r in range(len(cells))]
 
 
@@ -106,7 +119,7 @@ def _trained(work: Work, cells: Sequence[Cell], engine: Engine, name: str, note:
         rate = eta * work.schedule(step / setup.steps)
         gradients = None if fused is not None and step else engine.gradients(x, y)
         if gradients is not None and not step:
-            paths.norms = _norms(gradients, engine.counts() if isinstance(engine, Chains) else None)
+            paths.norms = _norms(gradients, engine.counts() if isinstance(engine, Chains | Folded) else None)
         if fused is not None:
             assert y is not None
             fused.descend(x, y, rate)

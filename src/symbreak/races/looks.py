@@ -8,20 +8,18 @@ Index letters: m models, b samples, o units out, i units in, k layers, f feature
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symbreak.probe import look as probe_look
 from symbreak.probe.wakeup import ALMOST_ZERO, LEAST_STEPS, NOISE, QUIET_STEPS, STEP
 from symbreak.races import chains
 from symbreak.races.brought import ONE_AT_A_TIME
 from symbreak.races.chains import Chains
-from symbreak.races.subjects import State
+from symbreak.races.subjects import State, wearing
 from symbreak.races.work import Work
 
 ROWS = 32  # samples of a batch that are looked at, at most: a look then costs what a few steps do
@@ -166,27 +164,11 @@ def _probed(work: Work, state: State) -> Look:
     subject, (x, y) = work.subject, next(iter(work.split.batches(1)))
     with ONE_AT_A_TIME:
         brought = subject.brought(0)
-        with _wearing(brought.model, state), torch.enable_grad():
+        with wearing(brought.model, state), torch.enable_grad():
             loss = None if brought.objective is not None else work.score.function
             trace = probe_look(brought.model, x if y is None else (x, y), loss, brought.objective)
     wakeup = {one.name: one.wake for one in trace.tensors if one.status != "frozen"}
     return Look(wakeup, {name: (int(distinct), int(units)) for name, (distinct, units) in trace.width.items()})
-
-
-@contextlib.contextmanager
-def _wearing(model: nn.Module, state: State) -> Iterator[None]:
-    """The tensors of a start in the module for a while."""
-    held: dict[str, Any] = dict((*model.named_parameters(), *model.named_buffers()))
-    before = {name: one.detach().clone() for name, one in held.items()}
-    try:
-        with torch.no_grad():
-            for name, one in held.items():
-                one.copy_(state[name])
-        yield
-    finally:
-        with torch.no_grad():
-            for name, one in held.items():
-                one.copy_(before[name])
 
 
 __all__ = ["Look", "look"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,6 +161,22 @@ def _tensors(model: nn.Module) -> State:
     return {name: one.detach().clone() for name, one in (*model.named_parameters(), *model.named_buffers())}
 
 
+@contextlib.contextmanager
+def wearing(model: nn.Module, state: State) -> Iterator[None]:
+    """The tensors of a start in the module for a while."""
+    held: dict[str, Any] = dict((*model.named_parameters(), *model.named_buffers()))
+    before = {name: one.detach().clone() for name, one in held.items()}
+    try:
+        with torch.no_grad():
+            for name, one in held.items():
+                one.copy_(state[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, one in held.items():
+                one.copy_(before[name])
+
+
 def textbook(target: Any, spec: Spec, samples: Samples, score: Score) -> Subject:
     """A built-in model, wide enough for the samples.
 
@@ -230,4 +247,4 @@ def _n_outputs(samples: Samples, score: Score) -> int:
     return 1 if one_column else samples.n_classes
 
 
-__all__ = ["ONE_AT_A_TIME", "Subject", "digest", "own", "seeded", "spec_of", "textbook"]
+__all__ = ["ONE_AT_A_TIME", "Subject", "digest", "own", "seeded", "spec_of", "textbook", "wearing"]

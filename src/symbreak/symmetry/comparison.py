@@ -23,6 +23,7 @@ from .attempt import Attempt
 from .fold import Fold
 
 TOLERANCE = 1e-8  # relative; a wrong class size is an error of a few percent at least
+FLOOR = 1e-6  # outputs below it are compared as if they were of this size: a norm of equal units gives rounding alone
 _NOISE = 0.1  # of a tensor's root mean square: how far away the random points are
 _NONE = torch.zeros(1, dtype=torch.float64)
 
@@ -138,7 +139,9 @@ class _Point:
 def _compare(full: _Found, small: _Found, folds: Mapping[str, Fold]) -> str | None:
     if [o.shape for o in full.outputs] != [o.shape for o in small.outputs]:
         return "with fewer units its output has another shape"
-    if not all(_close(one, other, _largest(one)) for one, other in zip(full.outputs, small.outputs, strict=True)):
+    if not all(
+        _close(one, other, max(_largest(one), FLOOR)) for one, other in zip(full.outputs, small.outputs, strict=True)
+    ):
         return "with fewer units it computes something else"
     largest = max((_largest(g) for g in full.gradients.values() if g is not None), default=0.0)
     for name, g in full.gradients.items():
