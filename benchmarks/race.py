@@ -1,6 +1,6 @@
 """What a race costs against training one by one: plain torch, scikit-learn, and the machine's own matrix products.
 
-    python benchmarks/race.py [--quick] [--cpu] [scaling nets compiled cluster]
+    python benchmarks/race.py [--quick] [--cpu] [scaling nets folded compiled cluster]
 
 The plain loop trains the same nets on the same mini-batches from the same starts; scikit-learn nets of the same shape
 for as many steps. All take turns in one process with the same threads, after a warm-up, and the best turn counts. --cpu
@@ -8,6 +8,8 @@ counts processor seconds instead of the clock's, for a machine that others use; 
 mean the same. Budgets: 256 nets of 64-16-16-10, batch 32: 20 times the plain loop; 64 nets of 64-64-64-10, batch 128: 3
 times, and half of the rate at which the machine does a hidden layer's batched product; losses equal to float tolerance;
 cost near linear in the number of runs, memory under the limit. Starts are looked at (wake-up, width) on our side only.
+
+folded: a module of 64-256-256-10 at a constant, at 16 learning rates, as its quotient (the proof counts) against whole.
 
 compiled: what torch.compile makes of the vmapped step, and after how many steps its compilation is paid for. cluster:
 a Dask cluster on this machine, two workers of one thread against one, by the clock, and what a chunk costs beyond its
@@ -34,7 +36,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from symbreak import nets, race
-from symbreak.races import Cell, batched
+from symbreak.races import Cell, batched, tied
 from symbreak.races.plan import prepared
 from symbreak.races.work import Run, Work
 from symbreak.schemes import parse
@@ -295,6 +297,39 @@ def cluster(*, quick: bool) -> list[str]:
     return []
 
 
+def constant_module() -> nn.Module:
+    layers = nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
+    return nn.Sequential(*layers)
+
+
+def as_quotient(steps: int, *, turns: int) -> list[str]:
+    """A constant start of a module: trained as its quotient, and whole."""
+    work = prepared(constant_module, "digits", steps=steps, batch_size=32, points=2)
+    todo = [Cell("constant(0.01)", 0, 0.1 * 0.8**n) for n in range(16)]
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    losses: dict[bool, list[float]] = {}
+    looks_for = tied.shows_copies
+    for _ in range(turns + 1):  # the first turn warms up
+        for folds, took in seconds.items():
+            tied.shows_copies = looks_for if folds else lambda state: False  # noqa: ARG005
+            try:
+                started = clock()
+                runs = batched.run(work, todo)
+                took.append(clock() - started)
+            finally:
+                tied.shows_copies = looks_for
+            assert {run.engine for run in runs} == {"quotient" if folds else "batched"}
+            losses[folds] = [run.loss[-1] for run in runs]
+    small, full = (min(seconds[folds][1:]) for folds in (True, False))
+    apart = float(np.abs(np.array(losses[True]) / np.array(losses[False]) - 1).max())
+    print(
+        f"{len(todo)} learning rates of a module 64-256-256-10 at a constant, batch 32, {steps} steps\n"
+        f"  as its quotient {small:.2f} s, whole {full:.2f} s: {full / small:.1f} times as fast; "
+        f"last losses apart by {apart:.1e} (relative)"
+    )
+    return [] if full > small else ["a quotient slower than the whole"]
+
+
 def _clocked(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
@@ -304,7 +339,8 @@ def _clocked(call: Callable[[], object]) -> float:
 def main() -> int:
     warnings.simplefilter("ignore")  # scikit-learn's ConvergenceWarning: it is stopped on purpose
     quick = "--quick" in sys.argv
-    asked = [one for one in sys.argv[1:] if not one.startswith("--")] or ["scaling", "nets", "compiled", "cluster"]
+    parts = ["scaling", "nets", "folded", "compiled", "cluster"]
+    asked = [one for one in sys.argv[1:] if not one.startswith("--")] or parts
     steps, turns = (60, 1) if quick else (300, 3)
     failed: list[str] = []
     if "scaling" in asked:  # first, while the process has needed no memory for anything else
@@ -312,6 +348,8 @@ def main() -> int:
     if "nets" in asked:
         failed += compare("16-16", 256, 32, steps, 20.0, turns=turns)
         failed += compare("64-64", 64, 128, steps, 3.0, turns=turns)
+    if "folded" in asked:
+        failed += as_quotient(steps, turns=turns)
     if "compiled" in asked and not quick:
         failed += compiled()
     if "cluster" in asked:

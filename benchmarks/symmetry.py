@@ -7,6 +7,8 @@ with the number of weights.
 
 Quotient: a network of width 4096 all of whose weights are one number, 64-4096-4096-10, and its quotient, trained by
 AdamW on the same batches, in turns, after a warm-up. Prints the ratio of the medians and how far the losses are apart.
+The same for a Transformer layer of width 256 and a residual block of grouped convolutions with group norm, whose
+units, heads and groups are each there four times.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -66,9 +69,8 @@ def refine(largest: float) -> None:
         print(f"time grows as weights^{np.polyfit(sizes, times, 1)[0]:.2f}")
 
 
-def train() -> None:
-    net, (x, y) = constant_net(), batch()
-    loss = nn.CrossEntropyLoss()
+def train(name: str, make: Callable[[], nn.Module], x: Tensor, y: Tensor) -> None:
+    net, loss = make(), nn.CrossEntropyLoss()
     start = time.perf_counter()
     q = sb.quotient(net, batch=(x, y), loss=loss)
     made = time.perf_counter() - start
@@ -80,9 +82,11 @@ def train() -> None:
             step(model, optimizer, x, y)
             times.append(time.perf_counter() - start)
     full, small = (float(np.median(t[2:])) for t in seconds)
-    print(f"\nwidth {WIDTH}, all weights {1 / WIDTH}: {q.size[0]:,} of {q.size[1]:,} parameters, made in {made:.1f} s")
-    print(f"a step of AdamW: {full * 1e3:.1f} ms full, {small * 1e3:.2f} ms as its quotient: {full / small:,.0f} times")
-    net, x = constant_net().double(), x.double()
+    print(f"\n{name}: {q.size[0]:,} of {q.size[1]:,} parameters, made in {made:.1f} s")
+    for space, why in q.kept.items():
+        print(f"  kept whole: {space} ({why})")
+    print(f"a step of AdamW: {full * 1e3:.1f} ms full, {small * 1e3:.2f} ms as its quotient: {full / small:,.1f} times")
+    net, x = make().double(), x.double()
     q = sb.quotient(net, batch=(x, y), loss=loss)
     sides = [(m, torch.optim.AdamW(m.parameters(), 1e-3)) for m in (net, q.model)]
     pairs = [[step(m, o, x, y) for m, o in sides] for _ in range(4)]
@@ -94,6 +98,63 @@ def constant_net() -> nn.Module:
     for p in net.parameters():
         nn.init.constant_(p, 1 / WIDTH)
     return net
+
+
+@torch.no_grad()
+def copied(net: nn.Module, *tensors: tuple[Tensor, tuple[int, ...], int]) -> nn.Module:
+    """The first entries along some axes COPIES times in a row; the first axis may have several such parts."""
+    for tensor, axes, parts in tensors:
+        for axis in axes:
+            for part in tensor.chunk(1 if axis else parts, axis):
+                few = part.narrow(axis, 0, part.shape[axis] // COPIES).clone()
+                part.copy_(torch.cat([few] * COPIES, axis))
+    return net
+
+
+class Tokens(nn.Module):
+    """Pixels as 16 tokens of 4, a Transformer layer of 8 heads, a mean over tokens."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.write = nn.Linear(4, width), nn.Linear(width, 10)
+        self.layer = nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.write(self.layer(self.read(x.unflatten(1, (16, 4)))).mean(1))
+        return found
+
+    def copied(self) -> nn.Module:
+        layer, mix = self.layer, self.layer.self_attn
+        return copied(
+            self, (self.read.weight, (0,), 1), (self.read.bias, (0,), 1), (self.write.weight, (1,), 1),
+            (mix.in_proj_weight, (0, 1), 3), (mix.in_proj_bias, (0,), 3), (mix.out_proj.weight, (0, 1), 1),
+            (layer.linear1.weight, (0, 1), 1), (layer.linear1.bias, (0,), 1), (layer.linear2.weight, (0, 1), 1),
+            (layer.linear2.bias, (0,), 1),
+        )  # fmt: skip
+
+
+class Pixels(nn.Module):
+    """A picture of 8 x 8, convolutions in groups and group norms."""
+
+    def __init__(self, width: int = 128, groups: int = 16) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.norm = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width)
+        self.mix = nn.Conv2d(width, width, 3, padding=1, groups=groups)
+        self.own, self.write = nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm(self.read(x.unflatten(1, (1, 8, 8)))))
+        h = h + torch.relu(self.mix(h))
+        found: Tensor = self.write(torch.relu(self.own(h)).mean((2, 3)))
+        return found
+
+    def copied(self) -> nn.Module:
+        return copied(
+            self, (self.read.weight, (0,), 1), (self.mix.weight, (0,), 1), (self.mix.bias, (0,), 1),
+            (self.own.weight, (0,), 1), (self.own.bias, (0,), 1), (self.write.weight, (1,), 1),
+        )  # fmt: skip
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -111,7 +172,9 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tenso
 
 def main() -> None:
     refine(float(sys.argv[1]) if len(sys.argv) > 1 else 1e7)
-    train()
+    train(f"width {WIDTH}, all weights {1 / WIDTH}", constant_net, *batch())
+    train("a Transformer layer of width 256", lambda: Tokens().copied(), *batch())
+    train("128 channels in 16 groups", lambda: Pixels().copied(), *batch())
 
 
 if __name__ == "__main__":

@@ -222,6 +222,17 @@ def test_the_same_run(optimizer: str, seed: int, family: str) -> None:
     side_by_side(net, q, x, optimizer, 200)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_single_precision_as_in_double(family: str) -> None:
+    """Sizes of classes, thirds and roots among what is made of them, must not be rounded to it."""
+    net, x, widths = FAMILIES[family](1)
+    q = sb.quotient(net.float(), batch=x.float())
+    assert q.widths == widths
+    assert not q.kept
+    assert {p.dtype for p in q.parameters()} == {torch.float32}
+    assert torch.allclose(q(x.float()), net(x.float()), atol=1e-5)
+
+
 @pytest.mark.parametrize("family", [partial(grouped, even=True), partial(normed, norm=old_weight_norm)])
 @pytest.mark.parametrize("seed", range(2))
 def test_groups_of_one_size_and_the_old_weight_norm(family: Callable[[int], Drawn], seed: int) -> None:

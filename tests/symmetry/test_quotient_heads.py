@@ -82,6 +82,35 @@ def test_every_way_to_call_attention(name: str) -> None:
         assert one is None or torch.allclose(one, other, atol=1e-14)
 
 
+class Crossed(nn.Module):
+    """Keys and values of other widths than the queries, each with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(12, 3, kdim=5, vdim=7, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.mix(x, x[..., :5], x[..., 5:], need_weights=False)[0]
+        return found
+
+
+def test_keys_and_values_of_their_own_widths() -> None:
+    d, net, x = Draw(1), Crossed().double(), torch.randn(4, 3, 12, dtype=torch.float64)
+    at = torch.tensor([0, 0, 1, 1, 2, 3, 3, 2, 1, 0, 1, 0])
+    rows = torch.cat([at, at + 4, at + 8])
+    weights = [net.mix.q_proj_weight, net.mix.k_proj_weight, net.mix.v_proj_weight]
+    for tensor, *axes in (
+        *((w, at) for w in weights),
+        (net.mix.in_proj_bias, rows),
+        (net.mix.out_proj.weight, None, at),
+    ):
+        d.fill(tensor, *axes, scale=0.3)
+    q = sb.quotient(net, batch=x)
+    assert [w.shape for w in (q.model.mix.q_proj_weight, q.model.mix.k_proj_weight, q.model.mix.v_proj_weight)] == [
+        (4, 12), (4, 5), (4, 7)]  # fmt: skip
+    side_by_side(net, q, x, "adamw", 40)
+
+
 def test_one_sample_without_a_batch() -> None:
     net, x = Called(tied({}), need_weights=True), torch.randn(4, 3, 12, dtype=torch.float64)
     q = sb.quotient(net, batch=x)

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from symbreak.errors import SymbreakError
 from symbreak.nets import Spec
 from symbreak.races import mapped
 from symbreak.races.brought import ONE_AT_A_TIME, Brought
@@ -168,7 +167,7 @@ def _quotient(work: Work, state: State) -> smaller.Quotient | None:
             found = smaller.quotient(
                 brought.model, batch=x if y is None else (x, y), loss=loss, objective=brought.objective
             )
-        except SymbreakError:  # it is a convenience: the full net trains as well
+        except Exception:  # noqa: BLE001 - whatever a module makes of the search, the full net trains as well
             return None
     few, many = found.size
     return found if few <= WORTH * many and found.keeps(work.setup.optimizer) else None

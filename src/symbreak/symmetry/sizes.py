@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .fold import Fold, GroupedFold
 from .groups import Groups
-from .weighted import COUNTS, GROUP, HEADS, MIXED, QUERIES, SHARE, VALUES
+from .weighted import COUNTS, GROUP, HEADS, MIXED, QUERIES, SIZES, VALUES
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -40,7 +40,7 @@ def resize(module: nn.Module, folds: Mapping[str, Fold]) -> str | None:
         return _group_norm(module, fold)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.normalized_shape = tuple(fold.small)
-        module.register_buffer(SHARE, (fold.counts(0) / fold.shape[0]).to(module.weight), persistent=False)
+        module.register_buffer(SIZES, fold.counts(0).to(module.weight), persistent=False)
         return "layer_norm" if isinstance(module, nn.LayerNorm) else "rms_norm"
     else:
         _plain(module, fold)
@@ -76,8 +76,7 @@ def _group_norm(module: nn.GroupNorm, fold: Fold) -> str | None:
     groups = Groups.found([_where(fold, 0)], module.num_groups)
     if groups is None:  # the comparison with the full network will say so
         return None
-    share = groups.counts[0] / groups.counts[0].sum(1, keepdim=True)
-    module.register_buffer(SHARE, share.to(module.weight), persistent=False)
+    module.register_buffer(SIZES, groups.counts[0].to(module.weight), persistent=False)
     module.register_buffer(GROUP, groups.group(0).to(module.weight.device), persistent=False)
     module.num_channels, module.num_groups = fold.small[0], len(groups)
     return "group_norm"

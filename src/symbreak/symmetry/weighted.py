@@ -13,16 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHARE = "class_share"  # [m] or [g, m] of each class among the units of the full norm, or of its group
+SIZES = "class_sizes"  # [m] or [g, m] how many units of the full norm, or of its group, each class has
 GROUP = "class_group"  # [m] the group of each class
 HEADS = "class_heads"  # [heads] which head here stands for each full one
 QUERIES, COUNTS = "class_queries", "class_counts"  # [g, longest] units of queries and keys, and how many each is
 VALUES, MIXED = "class_values", "class_mixed"  # [g, longest] units of values; [m] where each of them is among those
 
 
+def _share(self: nn.Module) -> Tensor:
+    """[m] or [g, m] of each class in the norm; whole numbers are kept instead, which no precision rounds."""
+    sizes = self._buffers[SIZES]
+    assert sizes is not None
+    return sizes / sizes.sum(-1, keepdim=True)
+
+
 def layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
-    share = self._buffers[SHARE]
-    assert share is not None
+    share = _share(self)
     x = x - (x * share).sum(-1, keepdim=True)
     x = x * torch.rsqrt((x.square() * share).sum(-1, keepdim=True) + self.eps)
     x = x if self.weight is None else x * self.weight
@@ -31,16 +37,14 @@ def layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def rms_norm(self: nn.RMSNorm, x: Tensor) -> Tensor:
     eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-    share = self._buffers[SHARE]
-    assert share is not None
+    share = _share(self)
     x = x * torch.rsqrt((x.square() * share).sum(-1, keepdim=True) + eps)
     return x if self.weight is None else x * self.weight
 
 
 def group_norm(self: nn.GroupNorm, x: Tensor) -> Tensor:
     """Mean and variance of a group of the full network, from its classes and how often it holds each."""
-    share, group = self._buffers[SHARE], self._buffers[GROUP]
-    assert share is not None
+    share, group = _share(self), self._buffers[GROUP]
     assert group is not None
     flat = x.reshape(*x.shape[:2], -1)  # [b, m, positions]
     flat = flat - (flat.mean(2) @ share.T)[:, group, None]
