@@ -14,6 +14,8 @@ def test_public_names() -> None:
     assert sorted(symbreak.__all__) == [
         "Explanation",
         "Finding",
+        "Origin",
+        "OriginReport",
         "Plan",
         "Quotient",
         "RaceResult",
@@ -25,6 +27,7 @@ def test_public_names() -> None:
         "fix",
         "init_",
         "nets",
+        "provenance",
         "quotient",
         "race",
         "schemes",

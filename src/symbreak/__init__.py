@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._fix import fix
     from ._init import init_
     from .explanations import Explanation, explain
+    from .origins import Origin, OriginReport, provenance
     from .races import RaceResult, race
     from .records import Finding
     from .remedies import Plan
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Explanation",
     "Finding",
+    "Origin",
+    "OriginReport",
     "Plan",
     "Quotient",
     "RaceResult",
@@ -39,6 +42,7 @@ __all__ = [
     "fix",
     "init_",
     "nets",
+    "provenance",
     "quotient",
     "race",
     "schemes",
@@ -54,6 +58,9 @@ _WHERE = {
     "RaceResult": ".races",
     "race": ".races",
     "nets": ".nets",
+    "Origin": ".origins",
+    "OriginReport": ".origins",
+    "provenance": ".origins",
     "Plan": ".remedies",
     "Report": ".report",
     "quotient": ".symmetry.quotient",
