@@ -52,8 +52,8 @@ def init_(
         loss: loss(output, target); with labels in the batch "auto" sets the output bias to the prior.
         keep: what stays as it is: globs of tensors' names; or a checkpoint, as a state_dict, the names in it
             (`set(state)`), or the path of a safetensors file: what it holds under the same name and shape is kept, and
-            the plan says where the values of now are others. Which tensors were really loaded is not known here: only
-            what the checkpoint would have given.
+            the plan says where the values of now are others. Which tensors were really loaded a checkpoint cannot say,
+            only what it would have given; an Origin can (`with provenance() as origin:` around building and loading).
 
     Returns:
         A Start: `steps` with tensor, scheme, action, because; prints as a table; `to_json()`, `undo()`.

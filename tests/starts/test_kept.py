@@ -98,7 +98,7 @@ def test_a_set_may_hold_patterns_and_tells_what_it_does_not_know() -> None:
         ({"hed.weight"}, r"no tensor of the model goes by one of these 1 names.*Nearest: head.weight"),
         ({"hed.*"}, r"no tensor matches 'hed.\*'"),
         ({3}, r"keep= has 3 among its names"),
-        ([4], r"keep= has 4; expected a pattern, a state_dict, or the path"),
+        ([4], r"keep= has 4; expected a pattern, a state_dict, the path"),
         (Path("weights.pt"), r"a path has to be of a .safetensors file.*torch.load\('weights.pt', weights_only=True\)"),
         ("nowhere.safetensors", r"keep='nowhere.safetensors' cannot be read"),
         (7, r"keep=7; expected patterns of tensors"),

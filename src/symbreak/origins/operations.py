@@ -15,24 +15,24 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 Way = Literal["nothing", "views", "allocates", "adopts", "draws", "sets", "moves", "changes", "scatters"]
-"""views: writes no values; allocates: memory as it is found; adopts: memory made elsewhere; draws: random numbers; sets:
-numbers without chance or data; moves: what another tensor holds; changes: arithmetic on what it reads; scatters: some
-entries, at places that are data."""
+"""views: writes no values; allocates: memory as it is found; adopts: memory made elsewhere; draws: random numbers;
+sets: numbers without chance or data; moves: what another tensor holds; changes: arithmetic on what it reads; scatters:
+some entries, at places that are data."""
 
 _ADOPTS = frozenset(["lift_fresh", "lift_fresh_copy", "lift"])
 _ALLOCATES = frozenset(["empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted"])
 _SETS = frozenset(["fill_", "fill", "zero_", "eye", "arange", "linspace", "logspace", "full", "ones", "zeros",
                    "scalar_tensor", "tril_indices", "triu_indices", "full_like", "ones_like", "zeros_like", "new_full",
-                   "new_ones", "new_zeros", "range", "hann_window", "hamming_window", "_efficientzerotensor"])  # fmt: skip
-_MOVES = frozenset(["copy_", "_copy_from", "clone", "_to_copy", "copy", "cat", "stack", "index", "index_select", "gather", "flip",
-                    "roll", "repeat", "masked_select", "constant_pad_nd", "_reshape_copy", "view_copy", "diagonal_copy",
-                    "expand_copy", "permute_copy", "transpose_copy", "slice_copy", "select_copy", "tril", "triu",
-                    "_pin_memory", "contiguous"])  # fmt: skip
+                   "new_ones", "new_zeros", "range", "hann_window", "hamming_window"])  # fmt: skip
+_MOVES = frozenset(["copy_", "copy", "clone", "_to_copy", "cat", "stack", "index", "index_select", "gather", "flip",
+                    "roll", "repeat", "masked_select", "constant_pad_nd", "view_copy", "diagonal_copy", "expand_copy",
+                    "permute_copy", "transpose_copy", "slice_copy", "select_copy", "tril", "triu", "_unsafe_view",
+                    "_pin_memory"])  # fmt: skip
 _SCATTERS = frozenset(["index_put_", "_index_put_impl_", "scatter_", "masked_fill_", "masked_scatter_", "index_fill_",
                        "index_copy_", "put_", "fill_diagonal_"])  # fmt: skip
-_UNDECLARED = {
-    name: ("running_mean", "running_var") for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-}
+_UNDECLARED = dict.fromkeys(
+    ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"), ("running_mean", "running_var")
+)
 """Arguments that an operation writes though its schema does not say so."""
 
 

@@ -12,12 +12,11 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -27,11 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .operations import Operation, operation_of, tensors
 from .regions import Region
-from .report import OriginReport, Seen, report_of
+from .report import OriginReport, Row, Seen, report_of, row_of
 from .samples import sample
 from .stack import Call, caller
 from .storages import Page, Storages, covered
-from .writers import BEFORE, Writer, computed
+from .writers import BEFORE, Kind, Writer, computed
 
 _STORAGE = Writer("unknown", "torch.UntypedStorage")
 """Memory that is read as a storage: so safetensors makes its tensors, from within Rust."""
@@ -70,12 +69,18 @@ class Origin:
         with self._lock, self._alone():
             return report_of(model, self._seen)
 
+    def row(self, names: Sequence[str], tensor: Tensor) -> Row:
+        """The row of one tensor, whatever model it is in, under the names it is given here."""
+        with self._lock, self._alone():
+            return row_of(names, tensor, self._seen)
+
     # ---- what the mode and the hooks tell ------------------------------------------------------------------------
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Take down what an operation has written."""
         operation = operation_of(func)
-        if operation.way == "views" or not (operation.written or operation.keywords or operation.new):
+        silent = not (operation.written or operation.keywords or operation.new or operation.way == "adopts")
+        if silent or operation.way == "views":
             return
         with self._lock:
             _Entry(self._storages, operation, args, kwargs, out).take_down()
@@ -234,7 +239,7 @@ class _Entry:
         """Arithmetic: in place it changes what is there, else it makes something of all it reads."""
         operation = self.operation
         if self.new or operation.keywords:
-            outs = [t for t in tensors(self.kwargs.get(k) for k in operation.keywords)]
+            outs = tensors(self.kwargs.get(k) for k in operation.keywords)
             if self.new or outs:
                 writer = computed(map(self._writer, self._sources()), operation.name)
                 for t in (*self.new, *outs):
@@ -291,7 +296,7 @@ def _transferred(w: Writer, call: Call, operation: Operation, owned: bool) -> Wr
     if call.function:
         return Writer(w.kind, call.function, call.place)
     if call.loader == "load_state_dict":
-        kind = "loaded" if w.kind in ("loaded", "unknown") else "copied"
+        kind: Kind = "loaded" if w.kind in ("loaded", "unknown") else "copied"
         return Writer(kind, "load_state_dict", call.place, of=None if w == BEFORE else w.source)
     if call.copier and w.kind != "loaded":
         return Writer("copied", call.copier, call.place, of=w.source)
@@ -303,11 +308,11 @@ def _transferred(w: Writer, call: Call, operation: Operation, owned: bool) -> Wr
     return w
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs every operation as it is, and has the recorder look at it afterwards."""
 
     def __init__(self, origin: Origin) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.origin = origin
 
     @classmethod
@@ -340,7 +345,7 @@ class _Follow:
     def __exit__(self, *error: object) -> None:
         threading.setprofile(self.before)
 
-    def _started(self, frame: FrameType, event: str, arg: Any) -> None:
+    def _started(self, frame: FrameType, event: Any, arg: Any) -> None:
         sys.setprofile(self.before)
         if self.origin.open:
             self.local.watch = _Entered(self.origin)
@@ -353,10 +358,10 @@ class _Entered:
 
     def __init__(self, origin: Origin) -> None:
         self._watch = _Watch(origin)
-        self._watch.__enter__()
+        self._watch.__enter__()  # type: ignore[no-untyped-call]
 
     def __del__(self) -> None:
-        self._watch.__exit__(None, None, None)
+        self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -62,8 +62,8 @@ class Region:
 def region_of(t: Tensor) -> Region | None:
     """The bytes of its storage that a strided tensor covers; None where they are in too many pieces."""
     size = t.element_size()
-    start = t.storage_offset() * size
-    dims = sorted((stride, n) for stride, n in zip(t.stride(), t.shape, strict=True) if n > 1 and stride > 0)
+    start = int(t.storage_offset()) * size
+    dims = sorted((int(stride), int(n)) for stride, n in zip(t.stride(), t.shape, strict=True) if n > 1 and stride > 0)
     if t.numel() == 0:
         return Region.span(0, 0)
     run = 1
@@ -72,7 +72,7 @@ def region_of(t: Tensor) -> Region | None:
         run = stride * (n - 1) + run
     if np.prod([n for _, n in dims], dtype=np.float64) > MOST:
         return None
-    starts = np.zeros(1, np.int64)
+    starts: NDArray[np.int64] = np.zeros(1, np.int64)
     for stride, n in reversed(dims):
         starts = (starts[:, None] + np.arange(n, dtype=np.int64) * stride).ravel()
     lows = start + starts * size

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -163,11 +165,10 @@ class OriginReport:
         stories: dict[str, list[Row]] = {}
         for row in sorted(self.rows, key=_urgency):
             stories.setdefault(row.because, []).append(row)
+        every = Counter(_starred(row.tensor) for row in self.rows)
         for because, rows in stories.items():
-            lines += textwrap.wrap(", ".join(row.tensor for row in rows), width - 2, initial_indent="  ",
-                                   subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)  # fmt: skip
-            lines += textwrap.wrap(because, width - 6, initial_indent=" " * 6, subsequent_indent=" " * 6,
-                                   break_long_words=False, break_on_hyphens=False)  # fmt: skip
+            lines += _wrapped(", ".join(_patterns([row.tensor for row in rows], every)), "  ", width)
+            lines += _wrapped(because, "      ", width)
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -182,7 +183,10 @@ class OriginReport:
         told = [f"{count} {kind.replace('-', ' ')}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1])]
         extra = [
             f"{len(rows)} {what}"
-            for rows, what in ((self.new, "newly made beside the loaded"), (self.overwritten, "overwritten after loading"))
+            for rows, what in (
+                (self.new, "newly made beside the loaded"),
+                (self.overwritten, "overwritten after loading"),
+            )
             if rows
         ]
         return f"{len(self.rows)} {noun}: {', '.join(told)}" + (f"; {', '.join(extra)}" if extra else "")
@@ -192,7 +196,7 @@ def report_of(model: nn.Module, seen: Callable[[Tensor], Seen | None]) -> Origin
     """One row a tensor of a model, from what is known of its memory."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"origin.report() got {type(model).__name__}; expected a torch.nn.Module.")
-    rows = [_row(names, role, tensor, seen) for names, role, tensor in _tensors(model)]
+    rows = [row_of(names, tensor, seen, role) for names, role, tensor in _tensors(model)]
     loaded = any(row.holds_load for row in rows)
     marked = tuple(replace(row, new=True) if loaded and _is_new(row) else row for row in rows)
     return OriginReport(type(model).__name__, marked)
@@ -218,9 +222,11 @@ def _memory(t: Tensor) -> object:
     return t.data_ptr(), tuple(t.shape), tuple(t.stride()), t.dtype, t.device
 
 
-def _row(names: list[str], role: Role, tensor: Tensor, seen: Callable[[Tensor], Seen | None]) -> Row:
-    first, *also = names
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+def row_of(
+    names: Sequence[str], tensor: Tensor, seen: Callable[[Tensor], Seen | None], role: Role = "parameter"
+) -> Row:
+    """The row of one tensor, which goes by these names."""
+    if nn.parameter.is_lazy(tensor):
         return _unseen(names, role, (), "never-written", "lazy: it has no memory before the first batch")
     shape = tuple(tensor.shape)
     if tensor.is_meta:
@@ -237,14 +243,14 @@ def _row(names: list[str], role: Role, tensor: Tensor, seen: Callable[[Tensor], 
     writer = story.parts[0][0]
     lost = [] if all(w.kind == "loaded" for w, _ in story.parts) else list(story.lost)
     return Row(
-        first, role, shape, writer.kind, writer, parts or ((writer, 1.0),),
+        names[0], role, shape, writer.kind, writer, parts or ((writer, 1.0),),
         overwritten=lost[0][0] if lost else None,
         overwritten_share=min(1.0, sum(size for _, size in lost) / total),
-        also=tuple(also),
+        also=tuple(names[1:]),
     )  # fmt: skip
 
 
-def _unseen(names: list[str], role: Role, shape: tuple[int, ...], kind: Kind, note: str) -> Row:
+def _unseen(names: Sequence[str], role: Role, shape: tuple[int, ...], kind: Kind, note: str) -> Row:
     writer = Writer(kind)
     return Row(names[0], role, shape, kind, writer, ((writer, 1.0),), also=tuple(names[1:]), note=note)
 
@@ -252,6 +258,27 @@ def _unseen(names: list[str], role: Role, shape: tuple[int, ...], kind: Kind, no
 def _is_new(row: Row) -> bool:
     made = row.kind in ("drawn", "constant", "copied", "given")
     return row.role == "parameter" and made and not row.holds_load and row.overwritten is None
+
+
+def _patterns(names: list[str], every: Counter[str]) -> list[str]:
+    """Names that differ only in their numbers as one pattern, where it means no other tensor of the model."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_starred(name), []).append(name)
+    return [
+        told for star, group in groups.items()
+        for told in ([star] if 1 < len(group) == every[star] else group)
+    ]  # fmt: skip
+
+
+def _starred(name: str) -> str:
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def _wrapped(text: str, indent: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _urgency(row: Row) -> int:

@@ -19,6 +19,7 @@ _OURS = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _INIT = os.path.join(_TORCH, "nn", "init.py")
 _MODULES = os.path.join(_TORCH, "nn", "modules") + os.sep
+_MODULE = os.path.join(_MODULES, "module.py")
 _LIBRARIES = tuple(
     {str(Path(sysconfig.get_paths()[k])) + os.sep for k in ("stdlib", "platstdlib", "purelib", "platlib")}
     | {str(Path(torch.__file__).parents[1]) + os.sep, str(Path(__file__).parents[1]) + os.sep}
@@ -94,9 +95,9 @@ def _kind(file: str) -> str:
         return "ours"
     if file == _INIT:
         return "init"
-    if file.startswith(_MODULES):
+    if file.startswith(_MODULES) and file != _MODULE:
         return "modules"
-    if file.startswith(_TORCH) or file.startswith("<frozen"):
+    if file.startswith((_TORCH, "<frozen")):
         return "plumbing"
     return "library" if file.startswith(_LIBRARIES) else "user"
 

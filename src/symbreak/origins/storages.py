@@ -176,7 +176,7 @@ class Storages:
         if page is None:
             if len(self._pages) >= self._sweep_at:
                 self._sweep()
-            page = self._pages[key] = Page(StorageWeakRef(storage), storage.nbytes())
+            page = self._pages[key] = Page(StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
         return page
 
     def knows(self, t: Tensor) -> bool:
@@ -195,7 +195,9 @@ class Storages:
         return storage._cdata, storage
 
     def _sweep(self) -> None:
-        self._pages = {key: page for key, page in self._pages.items() if not page.reference.expired()}
+        gone = [key for key, page in self._pages.items() if page.reference.expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            del self._pages[key]
         self._sweep_at = max(1024, 2 * len(self._pages))
 
 

@@ -68,6 +68,7 @@ class Writer:
             first = self.source
             text += f", what {first.by or 'memory not seen before'} {_MADE[first.kind]}"
             text += f" ({first.place})" if first.place is not None and first.place != self.place else ""
+            text += f", then {', '.join(first.then)}" if first.then else ""
         return text + (f", then {', '.join(self.then)}" if self.then else "")
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What stays as it is: tensors that a pattern means, or that a checkpoint holds."""
+"""What stays as it is: tensors that a pattern means, that a checkpoint holds, or that were seen being loaded."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from symbreak.errors import SchemeError, nearest
+from symbreak.origins import Origin, Row
 
 from .tensors import Held, matching
 
 Checkpoint: TypeAlias = Mapping[str, Tensor] | os.PathLike[str]
-Keep: TypeAlias = str | Checkpoint | Iterable[str | Checkpoint]
+Keep: TypeAlias = str | Checkpoint | Origin | Iterable[str | Checkpoint | Origin]
 SUFFIX = ".safetensors"
 
 
@@ -23,14 +24,17 @@ def kept(keep: Keep, tensors: Mapping[str, Held], others: Collection[str] = ()) 
     """(first name -> why it stays, what else is to be told).
 
     A checkpoint keeps what it holds under the same name and shape; where the values differ from those of now, the
-    reason says so. Names in a set (`set(state)`, `state.keys()`) are those of a checkpoint, too.
+    reason says so. Names in a set (`set(state)`, `state.keys()`) are those of a checkpoint, too. An Origin keeps what
+    was loaded last inside its block, in whole or in part, and what came from where it does not see.
 
     Args:
-        keep: a pattern, a mapping of names to tensors, a path to a safetensors file, or several of these.
+        keep: a pattern, a mapping of names to tensors, a path to a safetensors file, an Origin of
+            `symbreak.provenance`, or several of these.
         others: names that are not among the tensors and yet the model's, such as buffers.
 
     Raises:
-        SchemeError: a pattern that means nothing; a checkpoint of which the model has nothing, or that is none.
+        SchemeError: a pattern that means nothing; a checkpoint of which the model has nothing, or that is none; a block
+            in which nothing of the model was loaded.
     """
     if isinstance(keep, set | frozenset | KeysView):
         return _named(_texts(keep), tensors, others)
@@ -40,21 +44,41 @@ def kept(keep: Keep, tensors: Mapping[str, Held], others: Collection[str] = ()) 
         if isinstance(item, str) and not item.endswith(SUFFIX):
             reasons.update(dict.fromkeys(matching(item, tensors), "asked for with keep="))
         else:
-            found, told = _held(item, tensors, others)
+            found, told = _loaded(item, tensors) if isinstance(item, Origin) else _held(item, tensors, others)
             reasons.update(found)
             notes += told
     return reasons, notes
 
 
+def _loaded(origin: Origin, tensors: Mapping[str, Held]) -> tuple[dict[str, str], list[str]]:
+    rows = [origin.row(held.names, held.parameter) for held in tensors.values()]
+    loaded = {row.tensor: f"it was {row.because}" for row in rows if row.holds_load}
+    if not loaded:
+        raise SchemeError(
+            "keep=: nothing of this model was loaded inside the block of provenance(). Build the model and load its "
+            "weights inside it, or name what stays: keep=['backbone.*']."
+        )
+    unseen = {row.tensor: "its values came from where provenance() does not see" for row in rows if _unseen(row)}
+    lost = [row.tensor for row in rows if row.overwritten is not None and row.tensor not in {**loaded, **unseen}]
+    notes = [f"keep=: not known to be loaded, and kept: {_some(list(unseen))}"] if unseen else []
+    notes += [f"keep=: written over after it was loaded, and not kept: {_some(lost)}"] if lost else []
+    return {**loaded, **unseen}, notes
+
+
+def _unseen(row: Row) -> bool:
+    """Values that may have been loaded: started anew they would be gone, kept they can still be started."""
+    return not row.holds_load and any(w.source.kind in ("unknown", "given") for w, _ in row.parts)
+
+
 def _items(keep: Any) -> list[Any]:
-    if isinstance(keep, str | Mapping | os.PathLike):
+    if isinstance(keep, str | Mapping | os.PathLike | Origin):
         return [keep]
     try:
         return list(keep)
     except TypeError as err:
         raise SchemeError(
-            f"keep={keep!r}; expected patterns of tensors, such as keep=['backbone.*'], a state_dict, or the path of a "
-            f"{SUFFIX} file."
+            f"keep={keep!r}; expected patterns of tensors, such as keep=['backbone.*'], a state_dict, the path of a "
+            f"{SUFFIX} file, or what `with provenance() as origin` gives."
         ) from err
 
 
@@ -110,8 +134,11 @@ def _told(unknown: list[str], some: bool, known: Collection[str], count: int) ->
         )
     if not unknown:
         return []
-    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-    return [f"keep=: not in the model: {unknown[0]}{more}"]
+    return [f"keep=: not in the model: {_some(unknown)}"]
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _values(item: Any) -> Iterator[tuple[str, Tensor]]:
@@ -126,7 +153,9 @@ def _values(item: Any) -> Iterator[tuple[str, Tensor]]:
         yield from found
         return
     if not isinstance(item, str | os.PathLike):
-        raise SchemeError(f"keep= has {item!r}; expected a pattern, a state_dict, or the path of a {SUFFIX} file.")
+        raise SchemeError(
+            f"keep= has {item!r}; expected a pattern, a state_dict, the path of a {SUFFIX} file, or an Origin."
+        )
     yield from _of_file(Path(item))
 
 
