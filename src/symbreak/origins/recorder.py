@@ -17,6 +17,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -82,7 +83,7 @@ class Origin:
         silent = not (operation.written or operation.keywords or operation.new or operation.way == "adopts")
         if silent or operation.way == "views":
             return
-        with self._lock:
+        with self._lock, torch._C.DisableTorchFunction():  # a subclass of Tensor may refuse to be asked
             _Entry(self._storages, operation, args, kwargs, out).take_down()
 
     def registered(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
@@ -146,7 +147,8 @@ class Origin:
         before = getattr(self._own, "busy", False)
         self._own.busy = True
         try:
-            yield
+            with torch._C.DisableTorchFunction():
+                yield
         finally:
             self._own.busy = before
 
@@ -204,8 +206,11 @@ class _Entry:
         elif self.operation.name == "set_":
             page.base = _STORAGE if call.storage else BEFORE
         else:
-            loaded = page.base == _STORAGE
-            page.base = Writer("loaded", "safetensors", call.place) if loaded else Writer("given", "", call.place)
+            number = t.dim() == 0
+            page.base = (
+                Writer("loaded", "safetensors", call.place) if page.base == _STORAGE
+                else Writer("constant" if number else "given", "", call.place)
+            )  # fmt: skip
 
     def _allocate(self) -> None:
         call = caller()
@@ -321,7 +326,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(kind is not Tensor and kind is not nn.Parameter for kind in types):
+        if any(kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ for kind in types):
             return NotImplemented  # a subclass comes apart first; what it is made of comes here
         out = func(*args, **(kwargs or {}))
         if not self.origin.idle:
