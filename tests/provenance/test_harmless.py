@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import threading
 import weakref
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as torch_module
 
 import symbreak as sb
@@ -75,6 +77,37 @@ def test_threads_that_start_inside_are_followed_and_those_from_before_are_found_
     assert report["before.weight"].kind == "unknown"
 
 
+LIVE_ON = """
+import gc, threading, torch
+import symbreak as sb
+go, up = threading.Event(), [threading.Event(), threading.Event()]
+def work(i):
+    torch.zeros(3)
+    up[i].set()
+    go.wait()
+    torch.zeros(3)
+threads = [threading.Thread(target=work, args=(i,), daemon={daemon}) for i in range(2)]
+with sb.provenance() as origin:
+    with sb.provenance():
+        for thread in threads: thread.start()
+        for event in up: event.wait()
+del origin
+gc.collect()
+torch.ones(2)
+if not {daemon}:
+    go.set()
+    for thread in threads: thread.join()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_threads_that_outlive_the_block_end_in_peace(daemon: bool) -> None:
+    code = LIVE_ON.replace("{daemon}", str(daemon))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_a_profiler_of_threads_goes_on() -> None:
     seen: list[str] = []
 
@@ -127,6 +160,12 @@ def test_subclasses_transforms_and_other_modes_run_as_they_do() -> None:
         x = torch.arange(6.0).reshape(3, 2)
         assert torch.equal(torch.vmap(lambda row: row.sum())(x), x.sum(1))
         assert torch.equal(torch.func.grad(lambda row: (row**2).sum())(x), 2 * x)
+        with FakeTensorMode():
+            fake = nn.Linear(2, 2)
+            assert fake(torch.ones(3, 2)).shape == (3, 2)
+        exported = torch.export.export(nn.Linear(2, 2), (torch.ones(3, 2),))
+        assert exported.module()(torch.ones(3, 2)).shape == (3, 2)
         with torch.inference_mode():
             frozen = nn.Linear(2, 2)
     assert origin.report(frozen)["weight"].kind == "drawn"
+    assert "not followed" in origin.report(fake)["weight"].because

@@ -314,7 +314,11 @@ def _transferred(w: Writer, call: Call, operation: Operation, owned: bool) -> Wr
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs every operation as it is, and has the recorder look at it afterwards."""
+    """Runs every operation as it is, and has the recorder look at it afterwards.
+
+    Subclasses of Tensor with operations of their own are run, too, and not followed. To let them come apart first
+    (NotImplemented) would show what they are made of, and breaks FakeTensor, whose mode stands below this one.
+    """
 
     def __init__(self, origin: Origin) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -326,8 +330,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ for kind in types):
-            return NotImplemented  # a subclass comes apart first; what it is made of comes here
         out = func(*args, **(kwargs or {}))
         if not self.origin.idle:
             self.origin.record(func, args, kwargs or {}, out)
@@ -338,11 +340,12 @@ class _Follow:
     """Watches in every thread that starts inside the block, as transformers' loader starts some.
 
     `threading.setprofile` runs its function in each new thread; that enters the mode and takes itself away. A value
-    local to the thread leaves the mode when the thread ends, which a mode must, or the interpreter aborts.
+    local to the thread leaves the mode when the thread ends, which a mode must, or the interpreter aborts. A thread
+    that outlives the block has the mode until then; it only passes operations on.
     """
 
     def __init__(self, origin: Origin) -> None:
-        self.origin, self.local, self.before = origin, threading.local(), threading.getprofile()
+        self.origin, self.before = origin, threading.getprofile()
 
     def __enter__(self) -> None:
         threading.setprofile(self._started)
@@ -353,20 +356,25 @@ class _Follow:
     def _started(self, frame: FrameType, event: Any, arg: Any) -> None:
         sys.setprofile(self.before)
         if self.origin.open:
-            self.local.watch = _Entered(self.origin)
+            _OF_THREAD.entered = [*getattr(_OF_THREAD, "entered", ()), _Entered(self.origin)]
         if self.before is not None:
             self.before(frame, event, arg)
 
 
+_OF_THREAD = threading.local()
+"""Modes entered in each thread. Of the module, so that they live as long as their threads, not as long as a block."""
+
+
 class _Entered:
-    """A mode that is entered, and left with the last reference to this."""
+    """A mode that is entered, and left with the last reference to this, in its own thread or not at all."""
 
     def __init__(self, origin: Origin) -> None:
-        self._watch = _Watch(origin)
+        self._watch, self._thread, self._now = _Watch(origin), threading.get_ident(), threading.get_ident
         self._watch.__enter__()  # type: ignore[no-untyped-call]
 
     def __del__(self) -> None:
-        self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self._now() == self._thread:  # not where the interpreter, at its end, drops what daemons have left
+            self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -374,8 +382,8 @@ def provenance() -> Iterator[Origin]:
     """Take down who writes each tensor, while a model is built and loaded inside the block in any way.
 
     The block does what it does without: values, random numbers, dtypes and exceptions are the same. No tensor is kept
-    alive. An operation costs some ten to thirty microseconds more (`benchmarks/provenance.py`), whatever the size of
-    its tensors.
+    alive. The cost is one of operations, not of sizes: a few tenths of a millisecond for each layer that is made, a
+    tenth or so of the time that building a model of 100 million parameters takes (`benchmarks/provenance.py`).
 
     Not seen: what NumPy or another library writes into a tensor's memory, and threads that are older than the block. A
     sample of 64 words of each parameter and buffer tells where that has happened; such tensors are "unknown".

@@ -161,7 +161,7 @@ class OriginReport:
 
     def to_text(self, *, width: int = 120) -> str:
         """What the model's tensors are, counted; then each story, with the tensors it is the story of."""
-        lines = [f"{self.model}: {self._counted()}."]
+        lines = _wrapped(f"{self.model}: {self._counted()}.", "", width)
         stories: dict[str, list[Row]] = {}
         for row in sorted(self.rows, key=_urgency):
             stories.setdefault(row.because, []).append(row)

@@ -67,8 +67,8 @@ def caller() -> Call:
             function = frame.f_code.co_name.removeprefix("_no_grad").lstrip("_")
         else:
             initialising = False
-        loader = loader or _at_work(_LOADERS, file, name)
-        copier = copier or _at_work(_COPIERS, file, name)
+        loading, copying = _at_work(file, name)
+        loader, copier = loader or loading, copier or copying
         if kind == "user" and _is_users(frame):
             place = Place(file, frame.f_lineno, "" if loader or copier else through)
             break
@@ -108,10 +108,9 @@ def _is_users(frame: FrameType) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _ending(file: str) -> tuple[str, ...]:
+def _at_work(file: str, name: str) -> tuple[str, str]:
+    """The loader and the copier that a function is, if it is one."""
     parts = file.replace(os.sep, "/").split("/")
-    return tuple("/".join(parts[-n:]) for n in (1, 2, 4))
-
-
-def _at_work(known: dict[tuple[str, str], str], file: str, name: str) -> str:
-    return next((known[end, name] for end in _ending(file) if (end, name) in known), "")
+    ends = [("/".join(parts[-n:]), name) for n in (1, 2, 4)]
+    loader = next((_LOADERS[end] for end in ends if end in _LOADERS), "")
+    return loader, next((_COPIERS[end] for end in ends if end in _COPIERS), "")

@@ -61,7 +61,7 @@ def _loaded(origin: Origin, tensors: Mapping[str, Held]) -> tuple[dict[str, str]
     unseen = {row.tensor: "its values came from where provenance() does not see" for row in rows if _unseen(row)}
     lost = [row.tensor for row in rows if row.overwritten is not None and row.tensor not in {**loaded, **unseen}]
     notes = [f"keep=: not known to be loaded, and kept: {_some(list(unseen))}"] if unseen else []
-    notes += [f"keep=: written over after it was loaded, and not kept: {_some(lost)}"] if lost else []
+    notes += [f"keep=: written over since it was loaded, so no reason to keep it: {_some(lost)}"] if lost else []
     return {**loaded, **unseen}, notes
 
 
