@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ledger import LARGEST, Ledger, TooLargeError, one_each, row_numbers
+from .ledger import LARGEST, PLACE, Ledger, TooLargeError, one_each, row_numbers
 from .tracked import Label, Tracked, aligned
 from .units import Floats, Integers
 
@@ -84,7 +84,10 @@ class Algebra:
         for k, ids in enumerate(self.axes[name]):
             if ids is not None:
                 rows = np.moveaxis(value, k, 0).reshape(len(ids), -1)
-                self.ledger.attribute(ids, np.zeros_like(ids), rows if rows.shape[1] <= WIDE else row_numbers(rows))
+                if rows.shape[1] <= WIDE:
+                    self.ledger.attribute(ids, np.zeros_like(ids), rows, of=name)
+                else:  # which kind of row says nothing of its negative
+                    self.ledger.attribute(ids, np.zeros_like(ids), row_numbers(rows))
 
     # ---- nothing left to claim ---------------------------------------------------------------------------------
 
@@ -234,7 +237,7 @@ class Algebra:
         at = at.reshape(ids.shape)
         if len(ids) == 1:  # which entries take part, and how often, tells units apart
             counts = np.bincount(at[0], minlength=keys.shape[1])
-            self.ledger.attribute(keys[0], keys[1], counts[:, None].astype(np.float64))
+            self.ledger.attribute(keys[0], keys[1], counts[:, None].astype(np.float64), of=PLACE)
             return None
         sums = self.ledger.fresh(f"{self.where}.sums", len(ids))
         if len(sums) * keys.shape[1] > LARGEST // 4:
@@ -459,7 +462,7 @@ class Algebra:
         rows = value.shape[0] * value.shape[1]
         if apart:
             which = np.repeat(np.arange(value.shape[0], dtype=np.float64), value.shape[1])
-            self.ledger.attribute(to, to_taps, which[:, None])
+            self.ledger.attribute(to, to_taps, which[:, None], of=PLACE)
         ids, taps = self.resolved(source)
         if len(ids) == value.shape[2]:  # the same units for every n
             self._try(to, to_taps, ids, one_each(ids, taps), value.reshape(rows, *value.shape[2:]), owner)

@@ -6,8 +6,8 @@ import contextlib
 import io
 import logging
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from symbreak.probe.task import _leaves as outputs
 
 from . import positions, sums, totals, views  # noqa: F401  each puts its operations on the list
 from .algebra import Algebra
+from .borders import BORDER, functions_fenced, hooked, modules_fenced, reached, stumbled
+from .gauges import Gauge
 from .operations import ENTRYWISE, OPERATIONS, Call, NotUnderstoodError, Unread, constant, elementwise, tensors
 from .recurrent import Kept
 from .tracked import Tracked
@@ -41,7 +43,10 @@ class Captured:
     Attributes:
         sources: placeholder -> ("parameter" | "buffer" | "constant" | "input", name).
         results: what the graph returns: ("output" | "mutation", name) each.
-        leaks: what the graph does not show: why it may not hold for another batch.
+        leaks: where one call was followed, why no more could be: numbers that it took out of its tensors are what they
+            were in it.
+        cut: module that stands behind a border, and why.
+        hidden: parameters with a gradient by a way that the graph does not show.
     """
 
     module: fx.GraphModule
@@ -49,11 +54,15 @@ class Captured:
     results: tuple[tuple[str, str], ...]
     constants: Mapping[str, Any]
     leaks: tuple[str, ...] = ()
+    cut: Mapping[str, str] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
 
 
 def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Captured:
     """The model's graph by torch.export: it raises where the way through the model depends on the data."""
-    with _quiet():
+    for name in hooked(model):
+        raise NotUnderstoodError(f"hooks may change the gradients of {name}")
+    with _quiet(), functions_fenced():
         program = torch.export.export(model, args, dict(kwargs), strict=False).run_decompositions({})
     kinds = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}
     sources = {
@@ -79,11 +88,27 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], why: str) -> Captured:
-    """The operations of one call, where the model cannot be exported: sound for calls that go the same way.
+def followed(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], why: str) -> Captured:
+    """One call, where the model cannot be exported; a module that cannot be traced either stands behind a border."""
+    cut = dict.fromkeys(hooked(model), "hooks may change its gradients")
+    while True:
+        try:
+            with functions_fenced(), modules_fenced(model, cut, args, kwargs):
+                return replace(traced(model, args, kwargs, why), cut=cut)
+        except Exception as error:
+            name = stumbled(error, model, cut)
+            if name is None:
+                raise
+            cut = {n: w for n, w in cut.items() if not n.startswith(name + ".")} | {name: told(error)}
 
-    Numbers that the call took out of its tensors to decide its way are what they were in this call.
-    """
+
+def told(error: BaseException) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"could not be exported: {type(error).__name__}: {first[:200].removesuffix('.')}."
+
+
+def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], why: str) -> Captured:
+    """The operations of one call: sound for calls that go the same way, by the same branches and whole numbers."""
     flat, spec = tree_flatten((args, dict(kwargs)))
     at = [n for n, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
@@ -102,26 +127,40 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], w
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    with _quiet():
-        program = torch.export.export(graph, inputs, strict=False).run_decompositions({})
-    names = iter(
-        [*(("parameter", n) for n in parameters), *(("buffer", n) for n in buffers), *(("input", "") for _ in at)]
-    )
+    lifted = [operator.attrgetter(str(node.target))(graph) for node in graph.graph.nodes if node.op == "get_attr"]
+    leaves = reached([t for t in lifted if isinstance(t, Tensor)], [])
+    hidden = frozenset(n for n, p in parameters.items() if id(p) in leaves)
+    names = [*(("parameter", n) for n in parameters), *(("buffer", n) for n in buffers), *(("input", "") for _ in at)]
+    try:
+        with _quiet():
+            program = torch.export.export(graph, inputs, strict=False).run_decompositions({})
+    except Exception:  # noqa: BLE001 - sizes that depend on the data: as they were in this call
+        plain = make_fx(torch.func.functionalize(graph), _error_on_data_dependent_ops=False)(*inputs)
+        places = [node.name for node in plain.graph.nodes if node.op == "placeholder"]
+        made = [node.args[0] for node in plain.graph.nodes if node.op == "output"]
+        results = tuple(("output", "") for _ in _leaves(made))
+        return Captured(plain, dict(zip(places, names, strict=True)), results, {}, (why,), hidden=hidden)
+    left = iter(names)
     sources = {
-        spec.arg.name: next(names) if spec.kind == InputKind.USER_INPUT else ("constant", spec.target or "")
+        spec.arg.name: next(left) if spec.kind == InputKind.USER_INPUT else ("constant", spec.target or "")
         for spec in program.graph_signature.input_specs
     }
     results = tuple(
         ("mutation", sources[spec.target][1]) if spec.kind == OutputKind.USER_INPUT_MUTATION else ("output", "")
         for spec in program.graph_signature.output_specs
     )
-    return Captured(program.graph_module, sources, results, {**program.state_dict, **program.constants}, (why,))
+    return Captured(program.graph_module, sources, results, {**program.state_dict, **program.constants}, (why,),
+                    hidden=hidden)  # fmt: skip
 
 
-def read(captured: Captured, model: nn.Module, algebra: Algebra) -> None:
-    """Read a graph into the ledger of the algebra; what it returns is told apart."""
-    reader = _Reader(captured, model, algebra)
+def read(captured: Captured, model: nn.Module, algebra: Algebra, gauges: Sequence[Gauge] = ()) -> None:
+    """Read a graph into the ledger of the algebra, the gauges watching; what it returns is told apart."""
+    reader = _Reader(captured, model, algebra, gauges)
     outputs = reader.run(captured.module, reader.inputs())
+    by_hooks = {name for name, p in model.named_parameters() if p._backward_hooks}
+    for name in sorted(captured.hidden | by_hooks):
+        tensor = algebra.tensor(name, reader.owned(name).detach(), fixed=False)
+        algebra.forget(tensor, f"how {name} gets its gradient is not understood")
     flat = list(_leaves(outputs))
     for (kind, name), found in zip(captured.results, flat, strict=True):
         if not isinstance(found, Tracked):
@@ -134,8 +173,8 @@ def read(captured: Captured, model: nn.Module, algebra: Algebra) -> None:
 
 
 class _Reader:
-    def __init__(self, captured: Captured, model: nn.Module, algebra: Algebra) -> None:
-        self.captured, self.model, self.algebra = captured, model, algebra
+    def __init__(self, captured: Captured, model: nn.Module, algebra: Algebra, gauges: Sequence[Gauge]) -> None:
+        self.captured, self.model, self.algebra, self._gauges = captured, model, algebra, gauges
         self.sources: dict[str, Tracked] = {}
         self._tensors = {
             n: t for some in (model.named_buffers, model.named_parameters) for n, t in some(remove_duplicate=False)
@@ -145,6 +184,7 @@ class _Reader:
             first.setdefault(id(t), n)
         self._first = first
         self._changing = {name for kind, name in captured.results if kind == "mutation"}
+        self._one_call = bool(captured.leaks)
 
     def inputs(self) -> list[Tracked]:
         found = []
@@ -160,15 +200,19 @@ class _Reader:
             return _raw(value)
         if kind == "constant" or name not in self._tensors:
             known = self.captured.constants.get(name)
-            return _plain_tensor(known) if isinstance(known, Tensor) else _raw(value)
+            return self._plain_tensor(known) if isinstance(known, Tensor) else _raw(value)
         tensor = self._tensors[name]
         name = self._first.get(id(tensor), name)
-        fixed = kind == "buffer" and name not in self._changing
+        inside = any(name.startswith(n + ".") for n in self.captured.cut)
+        fixed = kind == "buffer" and name not in self._changing and not inside
         if fixed and not tensor.is_floating_point():
             return constant(tensor.detach())
         if name not in self.sources:
             self.sources[name] = self.algebra.tensor(name, tensor.detach(), fixed=fixed)
         return self.sources[name]
+
+    def owned(self, name: str) -> Tensor:
+        return self._tensors[name]
 
     def run(self, module: fx.GraphModule, given: Iterable[Any]) -> Any:
         values: dict[fx.Node, Any] = {}
@@ -188,7 +232,12 @@ class _Reader:
 
     def _attribute(self, module: fx.GraphModule, name: str) -> Any:
         found = operator.attrgetter(name)(module)
-        return _plain_tensor(found) if isinstance(found, Tensor) else found
+        return self._plain_tensor(found) if isinstance(found, Tensor) else found
+
+    def _plain_tensor(self, tensor: Tensor) -> Tracked:
+        """A tensor that the model does not own: its numbers, unless they are trained elsewhere or those of one call."""
+        free = tensor.requires_grad or (self._one_call and not _whole_numbers(tensor))
+        return Tracked(_shape(tensor)) if free else constant(tensor.detach())
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target, value = node.target, node.meta.get("val")
@@ -218,6 +267,8 @@ class _Reader:
         name = target._schema.name.split("::")[-1]
         if name.startswith(("_assert", "sym_", "_check")):
             return value
+        if name == BORDER:
+            return self._fenced(args[2], args, value)
         operands = list(tensors([args, list(kwargs.values())]))
         if torch.Tag.nondeterministic_seeded in target.tags and name not in OPERATIONS:
             for t in operands:
@@ -239,16 +290,22 @@ class _Reader:
         shapes = tuple(_shape(v) for v in _leaves(value) if isinstance(v, Tensor))
         if handler is None:
             return self._unknown(name, [args, list(kwargs.values())], value)
+        call, before = Call(name, self.algebra, _bound(target, args, kwargs), shapes), self.algebra.ledger.units
         try:
-            return handler(Call(name, self.algebra, _bound(target, args, kwargs), shapes))
+            found = handler(call)
         except NotUnderstoodError:
             return self._unknown(name, [args, list(kwargs.values())], value)
         except Exception:  # noqa: BLE001 - a form that the rule did not foresee is not understood
             return self._unknown(name, [args, list(kwargs.values())], value)
+        for gauge in self._gauges:
+            gauge.watch(call, found, self.algebra.ledger, before)
+        return found
 
     def _known(self, target: Any, name: str, args: Any, kwargs: Any, value: Any) -> Any:
         """The numbers of what depends on nothing."""
         leaves = [v for v in _leaves(value) if isinstance(v, Tensor)]
+        if self._one_call and any(isinstance(a, float) for a in _leaves([args, kwargs])):
+            return None  # it may have been taken out of a tensor
         if not leaves or sum(v.numel() for v in leaves) > _SMALL:
             return None
         if name in _MADE and any(not t.fixed for t in tensors([args, list(kwargs.values())])):
@@ -263,6 +320,13 @@ class _Reader:
         if name in ("empty", "empty_like", "new_empty"):
             found = torch.zeros_like(found)
         return _map(found, lambda t: constant(t) if isinstance(t, Tensor) else t)
+
+    def _fenced(self, name: str, operands: Any, value: Any) -> Any:
+        why = f"{name} is not understood"
+        self.algebra.ledger.cut.setdefault(name, self.captured.cut.get(name, "its gradient is written by hand"))
+        for t in tensors(operands):
+            self.algebra.forget(t, why)
+        return _map(value, lambda v: _raw(v) if isinstance(v, Tensor) else v)
 
     def _unknown(self, name: str, operands: Any, value: Any) -> Any:
         for t in tensors(operands):
@@ -281,9 +345,8 @@ def _shape(value: Any) -> tuple[int, ...]:
     )
 
 
-def _plain_tensor(tensor: Tensor) -> Tracked:
-    """A tensor that the model does not own: its numbers, unless it is trained elsewhere."""
-    return _raw(tensor) if tensor.requires_grad else constant(tensor.detach())
+def _whole_numbers(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _numbers(thing: Any) -> Any:

@@ -15,9 +15,12 @@ from symbreak.probe.borrow import borrow
 from symbreak.probe.task import Task, explain_forward_error
 
 from .algebra import Algebra
-from .capture import Captured, exported, read, traced
+from .capture import Captured, exported, followed, read, told
+from .gauges import Gauge
 from .ledger import Ledger
 from .units import Network, SymmetryError
+
+WHOLE = "model"  # its entry in `cut`: one call was followed, or nothing was read
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class UnitGraph:
             axis): their entry in `axes` is empty there, and no smaller tensor can be cut from them by it.
         inputs: kernel of a convolution in groups -> the channels that it reads, which none of its axes runs over;
             `repeat` of them where they are no units.
+        odd: space whose units pass through odd functions alone -> columns of its attributes that a unit and its
+            negative share.
+        scaled: the same of functions that are positively homogeneous: ReLU, leaky ReLU, largest values.
     """
 
     network: Network
@@ -54,6 +60,8 @@ class UnitGraph:
     cut: Mapping[str, str] = field(default_factory=dict)
     entangled: frozenset[str] = frozenset()
     inputs: Mapping[str, Axis] = field(default_factory=dict)
+    odd: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scaled: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -93,18 +101,20 @@ def unit_graph(
     with borrow(model, [f for f in (loss, objective) if f is not None], _dtype(model)) as held, held.scratch():
         task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
         algebra = Algebra(Ledger(), "" if objective is None else _Objective.PREFIX, heed_dropout=heed_dropout)
+        odd, scaled = Gauge("odd"), Gauge("scaled")
         try:
             captured, root = _captured(model, task, held.dtype)
-            read(captured, root, algebra)
-            algebra.ledger.cut.update(dict.fromkeys(["model"], captured.leaks[0]) if captured.leaks else {})
+            read(captured, root, algebra, (odd, scaled))
+            algebra.ledger.cut.update(dict.fromkeys([WHOLE], captured.leaks[0]) if captured.leaks else {})
             network = algebra.ledger.network()
             axes, entangled = _axes(algebra)
             inputs = _inputs(algebra)
+            free = [gauge.free(algebra.ledger) for gauge in (odd, scaled)]
         except SymbreakError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the reading of one call raises is told, and nothing proved
-            return UnitGraph(Network({}, ()), {}, (), {"model": _why(error)})
-    return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled, inputs)
+            return UnitGraph(Network({}, ()), {}, (), {WHOLE: told(error)})
+    return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled, inputs, *free)
 
 
 def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:
@@ -116,12 +126,12 @@ def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Capture
     try:
         return exported(root, args, kwargs), root
     except Exception as error:  # noqa: BLE001 - export refuses in many ways; one call can still be followed
-        why = f"{_why(error)} What was read is one call, and another batch may go another way."
+        why = f"{told(error)} What was read is one call, and another batch may go another way."
     try:
         root(*args, **kwargs)
     except Exception as error:
         raise explain_forward_error(error, model) from error
-    return traced(root, args, kwargs, why), root
+    return followed(root, args, kwargs, why), root
 
 
 class _Objective(nn.Module):
@@ -147,11 +157,6 @@ def _dtype(model: nn.Module) -> torch.dtype:
     """Wide enough for every weight, so that none is rounded and made equal to another."""
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in (*model.parameters(), *model.buffers()))
     return torch.float64 if wide else torch.float32
-
-
-def _why(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"could not be exported: {type(error).__name__}: {first[:200].removesuffix('.')}."
 
 
 def _axes(algebra: Algebra) -> tuple[dict[str, tuple[Axis, ...]], frozenset[str]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .units import Block, Floats, Integers, Network
 
 LARGEST = 120_000_000  # entries of one table of weights; a larger one is cut out
+PLACE = "place"  # whose numbers say where a unit lies: they do not change with its sign or size
 
 
 class TooLargeError(Exception):
@@ -38,6 +39,7 @@ class _Attribute:
     ids: Integers
     taps: Integers
     table: Floats  # [entries, a]
+    of: str | None
 
 
 class Ledger:
@@ -56,6 +58,7 @@ class Ledger:
         self._apart: list[Integers] = []
         self._apart_if_used: list[Integers] = []
         self.cut: dict[str, str] = {}
+        self.columns: dict[str, list[str | None]] = {}  # space -> what each column of its attributes is of
 
     # ---- spaces ------------------------------------------------------------------------------------------------
 
@@ -71,6 +74,11 @@ class Ledger:
         self._base = np.concatenate([self._base, np.ones(size, np.int64)])
         self._axis = np.concatenate([self._axis, np.full(size, axis)])
         return ids
+
+    @property
+    def units(self) -> int:
+        """How many were made so far, those that stand for others too."""
+        return len(self._parent)
 
     def _unused(self, name: str) -> str:
         if name not in self._names:
@@ -141,7 +149,7 @@ class Ledger:
         if len(spaces_a) < len(spaces_b) or (len(spaces_a) == len(spaces_b) and newer):  # the older name stays
             a, b, spaces_b = b, a, spaces_a
         if len(spaces_b) > 1:
-            self.attribute(a, np.zeros_like(a), self.space_of(b).astype(np.float64)[:, None])
+            self.attribute(a, np.zeros_like(a), self.space_of(b).astype(np.float64)[:, None], of=PLACE)
         used = not (self._axis[a].all() and self._axis[b].all())
         self._parent[b] = a
         self._axis[b] = False
@@ -165,10 +173,10 @@ class Ledger:
         """The entries of this axis differ, should anything come to use them as units."""
         self._apart_if_used.append(np.unique(axis))
 
-    def attribute(self, ids: Integers, taps: Integers, table: Floats) -> None:
-        """Numbers that must agree within a class: [entries, a]."""
+    def attribute(self, ids: Integers, taps: Integers, table: Floats, *, of: str | None = None) -> None:
+        """Numbers that must agree within a class: [entries, a]; `of` a tensor, or PLACE, or neither."""
         self.use(ids)
-        self._attributes.append(_Attribute(ids, taps, table))
+        self._attributes.append(_Attribute(ids, taps, table, of))
 
     def weigh(
         self, target: Integers, target_taps: Integers, source: Integers, source_taps: Integers, weight: Floats | None
@@ -193,6 +201,7 @@ class Ledger:
         alive = self.alive()
         sizes = {self._names[s]: len(units) for s, units in alive.items()}
         tables: dict[int, list[Floats]] = {s: [] for s in alive}
+        self.columns = {self._names[s]: [] for s in alive}
         blocks: list[Block] = []
         seen: set[bytes] = set()
         for record in self._weights:
@@ -239,6 +248,10 @@ class Ledger:
                 found[s] = ids
         return found
 
+    def named(self) -> dict[str, Integers]:
+        """The same by the names of the spaces."""
+        return {self._names[s]: ids for s, ids in self.alive().items()}
+
     def _groups(self, ids: Integers, taps: Integers) -> Iterable[tuple[int, Integers, Integers]]:
         """Entries by the space they were made in and their tap: root space, entries, their units in it."""
         units, at = self.resolve(ids, taps)
@@ -284,7 +297,11 @@ class Ledger:
     ) -> None:
         """Where only some units of a space take part, which do is an attribute: the zeros of the others stay zero."""
         if len(np.unique(units)) < len(alive[space]):
-            tables[space].append(np.isin(alive[space], units).astype(np.float64)[:, None])
+            self._add(tables, space, np.isin(alive[space], units).astype(np.float64)[:, None], PLACE)
+
+    def _add(self, tables: dict[int, list[Floats]], space: int, columns: Floats, of: str | None) -> None:
+        tables[space].append(columns)
+        self.columns[self._names[space]] += [of] * columns.shape[1]
 
     def _scatter(self, record: _Attribute, alive: Mapping[int, Integers], tables: dict[int, list[Floats]]) -> None:
         for s, chosen, units in self._groups(record.ids, record.taps):
@@ -296,7 +313,7 @@ class Ledger:
             for n in range(int(nth.max(initial=0)) + 1):
                 column = np.zeros((len(alive[s]), values.shape[1]))
                 column[who[nth == n]] = values[nth == n]
-                tables[s].append(column)
+                self._add(tables, s, column, record.of)
 
     def _told(self, alive: Mapping[int, Integers], tables: dict[int, list[Floats]]) -> set[int]:
         told: set[int] = set()
@@ -309,7 +326,7 @@ class Ledger:
                 else:
                     number = np.zeros(len(alive[s]))
                     number[np.searchsorted(alive[s], units)] = 1 + np.arange(len(units))
-                    tables[s].append(number[:, None])
+                    self._add(tables, s, number[:, None], None)
         return told
 
 

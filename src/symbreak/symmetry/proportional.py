@@ -35,7 +35,9 @@ class Proportional:
     scales: Mapping[str, Floats]
 
 
-def proportional(network: Network, rectified: Collection[str]) -> Proportional:
+def proportional(
+    network: Network, rectified: Collection[str], *, even: Mapping[str, Collection[int]] | None = None
+) -> Proportional:
     """Units whose weights in, weights out and bias are one positive multiple of another's, weight by weight.
 
     Weights are compared as the fractions that floats are: a multiple that was rounded is none.
@@ -43,6 +45,7 @@ def proportional(network: Network, rectified: Collection[str]) -> Proportional:
     Args:
         rectified: spaces whose units pass through positively homogeneous functions alone (ReLU, leaky ReLU, identity),
             and whose attributes are biases.
+        even: space -> columns of its attributes that multiples share (the place of a unit, the scale of a norm).
 
     Raises:
         SymmetryError: an unknown space.
@@ -64,25 +67,27 @@ def proportional(network: Network, rectified: Collection[str]) -> Proportional:
     for space, size in network.sizes.items():
         classes[space], scales[space] = np.arange(size, dtype=np.int64), np.ones(size)
         if space in rectified and space not in network.told_apart:
-            classes[space], scales[space] = _grouped(_weights(network, space))
+            classes[space], scales[space] = _grouped(*_weights(network, space, (even or {}).get(space, ())))
     return Proportional(classes, scales)
 
 
-def _weights(network: Network, space: str) -> Floats:
-    """[units, everything of a unit]: its weights in, its weights out, its attributes."""
+def _weights(network: Network, space: str, even: Collection[int]) -> tuple[Floats, Floats]:
+    """[units, everything that is multiplied]: weights in, weights out, attributes; [units, what multiples share]."""
     size = network.sizes[space]
     parts = [b.weight.reshape(size, -1) for b in network.blocks if b.target == space]
     parts += [b.weight.swapaxes(0, 1).reshape(size, -1) for b in network.blocks if b.source == space]
-    return np.concatenate([*parts, network.attributes.get(space, np.zeros((size, 0)))], axis=1)
+    attributes = network.attributes.get(space, np.zeros((size, 0)))
+    shared = [k for k in range(attributes.shape[1]) if k in even]
+    return np.concatenate([*parts, np.delete(attributes, shared, axis=1)], axis=1), attributes[:, shared] + 0.0
 
 
-def _grouped(table: Floats) -> tuple[Integers, Floats]:
+def _grouped(table: Floats, shared: Floats) -> tuple[Integers, Floats]:
     largest = np.abs(table).max(axis=1, initial=0.0)
     direction = np.round(table / np.where(largest > 0, largest, 1.0)[:, None], _DIGITS) + 0.0
     candidates: dict[bytes, list[int]] = {}
     classes, scales, found = np.zeros(len(table), dtype=np.int64), np.ones(len(table)), 0
     for unit, row in enumerate(direction):
-        firsts = candidates.setdefault(row.tobytes(), [])
+        firsts = candidates.setdefault(row.tobytes() + shared[unit].tobytes(), [])
         first = next((f for f in firsts if _is_multiple(table[unit], table[f])), None)
         if first is None:
             firsts.append(unit)

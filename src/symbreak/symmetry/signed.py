@@ -18,6 +18,8 @@ from .certificate import Certificate, certify
 from .refine import coarsest
 from .units import Block, Floats, Integers, Level, Network, SymmetryError
 
+BESIDE = " beside its negatives"
+
 
 @dataclass(frozen=True)
 class Mirrored:
@@ -26,7 +28,8 @@ class Mirrored:
     Attributes:
         classes: space -> class of each unit.
         signs: space -> 1 or -1, how each unit stands to the first of its class; 0 where it is its own negative.
-        doubled: the network in which the units with their negatives are plain classes.
+        doubled: the network in which the units with their negatives are plain classes: a space "h" that has them is
+            called "h beside its negatives" there.
         certificate: the proof, of the doubled network. What keeps plain classes keeps these, as every update is odd in
             the weights and gradients together; a bound that is not symmetric around zero is none.
     """
@@ -70,29 +73,38 @@ def mirrored(
 
     Source: sign and permutation invariant sets, Chen et al. 2023, arXiv:2306.04251.
     """
+    both = doubled(network, odd, even=even)
+    partition = coarsest(both, level=level, seed=seed)
+    classes, signs = {}, {}
+    for space, size in network.sizes.items():
+        here = space if space in both.sizes else space + BESIDE
+        classes[space], signs[space] = _folded(partition[here], size)
+    return Mirrored(classes, signs, both, certify(both, partition, level=level))
+
+
+def doubled(network: Network, odd: Collection[str], *, even: Mapping[str, Collection[int]] | None = None) -> Network:
+    """The network with the negatives of its odd units behind them; `odd` and `even` as for `mirrored`.
+
+    Raises:
+        SymmetryError: an unknown space.
+    """
     for space in odd:
         if space not in network.sizes:
             raise SymmetryError(f"no space {space!r} among the units. {nearest(space, network.sizes)}")
-    twice = frozenset(odd) - network.told_apart
-    doubled = _doubled(network, twice, even or {})
-    partition = coarsest(doubled, level=level, seed=seed)
-    classes, signs = {}, {}
-    for space, size in network.sizes.items():
-        classes[space], signs[space] = _folded(partition[space], size)
-    return Mirrored(classes, signs, doubled, certify(doubled, partition, level=level))
-
-
-def _doubled(network: Network, twice: frozenset[str], even: Mapping[str, Collection[int]]) -> Network:
-    """Units of these spaces and, behind them, their negatives."""
-    sign = {s: np.repeat([1.0, -1.0] if s in twice else [1.0], n) for s, n in network.sizes.items()}
-    blocks = tuple(Block(b.source, b.target, _lifted(b.weight, sign[b.target], sign[b.source])) for b in network.blocks)
+    twice, even = frozenset(odd) - network.told_apart, even or {}
+    called = {s: s + BESIDE if s in twice else s for s in network.sizes}
+    sign = {s: np.repeat([1.0, -1.0] if called[s] != s else [1.0], n) for s, n in network.sizes.items()}
+    blocks = tuple(
+        Block(called[b.source], called[b.target], _lifted(b.weight, sign[b.target], sign[b.source]))
+        for b in network.blocks
+    )
     attributes = {}
     for space, table in network.attributes.items():
         factors = np.ones((len(sign[space]), table.shape[1]))
         moved = [k for k in range(table.shape[1]) if k not in even.get(space, ())]
         factors[:, moved] = sign[space][:, None]
-        attributes[space] = np.concatenate([table] * (1 + (space in twice))) * factors
-    return Network({s: len(signs) for s, signs in sign.items()}, blocks, attributes, network.told_apart)
+        attributes[called[space]] = np.concatenate([table] * (len(factors) // len(table))) * factors
+    return Network({called[s]: len(signs) for s, signs in sign.items()}, blocks, attributes, network.told_apart)
 
 
 def _lifted(weight: Floats, rows: Floats, columns: Floats) -> Floats:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .algebra import Algebra
-from .ledger import row_numbers
+from .ledger import PLACE, row_numbers
 from .operations import (
     Call,
     NotUnderstoodError,
@@ -120,7 +120,7 @@ def told_by(algebra: Algebra, t: Tracked, dim: int, number: np.ndarray[Any, Any]
             if t.owner is not None and algebra.ledger.is_axis(ids):
                 continue  # parts of a weight: nothing has happened to them yet
             table = np.broadcast_to(number.reshape(shape), label.ids.shape).reshape(-1, 1)
-            algebra.ledger.attribute(ids, taps, table.astype(np.float64))
+            algebra.ledger.attribute(ids, taps, table.astype(np.float64), of=PLACE)
 
 
 def cut_up(algebra: Algebra, t: Tracked, dim: int, sizes: Sequence[int]) -> list[Tracked]:
