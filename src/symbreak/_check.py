@@ -92,7 +92,7 @@ def examine(
     trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
     trace = replace(trace, rate_given=not isinstance(optimizer, str))
     certificate = None
-    if proofs and any(s.tied for s in trace.slices):
+    if proofs and any(s.tied or s.multiples for s in trace.slices):
         from .symmetry import prove, unit_graph
 
         trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))

@@ -214,6 +214,9 @@ class SliceClasses:
     parting: Parting | None = None  # of the near ones
     separated: tuple[tuple[int, ...], ...] = ()
     proved: bool = False  # a certificate holds the tied ones together
+    unread: tuple[str, ...] = ()  # parts of the model of which that proof knows their borders alone
+    multiples: tuple[tuple[int, ...], ...] = ()  # positive multiples of one another, which some are for ever
+    multiples_proved: bool = False  # behind a rectifier, under the optimizer at hand
     separated_at: int | None = None
     largest_difference: float = 0.0
     live_steps: int = 0

@@ -83,14 +83,10 @@ def shown(report: Report, shape: str, verbose: bool, output: Path | None) -> str
 
 
 def _proved_again(request: options.Request, settings: config.Config, path: Path) -> str:
-    from symbreak.symmetry import SymmetryError, unit_graph, verify
+    from symbreak.symmetry import unit_graph, verify_on
 
     job, seed = request.job(settings)
-    graph = unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed)
-    if not graph.whole:
-        why = next(iter(graph.cut.values()))
-        raise SymmetryError(f"{job.name} is not understood whole ({why}): nothing is proved.")
-    return verify(_text(path), graph.network).in_words()
+    return verify_on(_text(path), unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed)).in_words()
 
 
 def _text(path: Path) -> str:

@@ -45,6 +45,7 @@ class Slices:
     defect: float = 0.0
     steps: int = 0
     labels: tuple[int, ...] = ()
+    multiples: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class CopyLog:
             mirrored = len(np.unique(_join(exact, signed))) < len(np.unique(exact))
             exact = _join(exact, signed) if mirrored else exact
         tied = _groups(exact, live)
+        multiples = self._multiples(coordinates, exact, live, value, axis) if site else ()
         near, distance = self._near(coordinates, exact, live, value, axis) if count <= _MOST_NEAR else ((), 0.0)
         equal_at_start = _cluster([start], self._tolerance)
         apart = tuple(g for g in _groups(equal_at_start, np.abs(start) > 0) if len(set(exact[list(g)])) > 1)
@@ -173,7 +175,28 @@ class CopyLog:
         return Slices(
             name, axis, count, tied, mirrored, by_function is not None and bool(tied) and defect > 1e-6,
             near, distance, apart, track.steps[0] if apart else None, defect, len(track.steps), tuple(exact.tolist()),
+            multiples,
         )  # fmt: skip
+
+    def _multiples(
+        self, coordinates: list[Array], exact: NDArray[np.int64], live: NDArray[np.bool_], value: Tensor, axis: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """Slices that are one up to a positive factor, the same for weights and gradients, and not all equal."""
+        table = np.stack(coordinates, 1)
+        table = table[:, np.abs(table).max(0, initial=0.0) > 0]
+        own = np.linalg.norm(table / np.abs(table).max(0, initial=1e-300), axis=1)
+        live = live & (own > 0)
+        labels = _cluster(list((table / np.where(own > 0, own, 1.0)[:, None]).T), self._tolerance)
+        found = []
+        for first, *others in _groups(labels, live):
+            if len(set(exact[[first, *others]].tolist())) == 1:
+                continue
+            u = value.select(axis, first) / own[first]
+            gaps = {v: float((value.select(axis, v) / own[v] - u).norm() / u.norm().clamp(min=1e-300)) for v in others}
+            group = (first, *(v for v, gap in gaps.items() if gap <= 1e2 * self._tolerance))
+            if len(set(exact[list(group)].tolist())) > 1:
+                found.append(group)
+        return tuple(found)
 
     def _verified(
         self, labels: NDArray[np.int64], live: NDArray[np.bool_], value: Tensor, axis: int, *, mirrored: bool = False

@@ -106,7 +106,9 @@ def _look(
         outputs = _output_parameters(first, graph)
         from_linear = None if ladder.nonfinite else departure(runner, first.seen)
         slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
-        classes = tuple(_classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated)
+        classes = tuple(
+            _classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated or s.multiples
+        )
         classes = _followed(runner, classes, first.loss is not None, optimizer)
         return Trace(
             model=type(model).__name__,
@@ -333,6 +335,7 @@ def _classes(s: Slices, held: Borrowed, sites: Mapping[str, Site]) -> SliceClass
         by_function=s.by_function,
         near=() if side == "in" and site is not None and site.from_data else s.near,
         near_distance=s.near_distance,
+        multiples=s.multiples,
         separated=s.separated,
         separated_at=s.separated_at,
         largest_difference=s.defect,

@@ -12,6 +12,7 @@ from .grouping import called, layers, listed, numbers, some
 from .rule import rule
 
 Groups = tuple[tuple[int, ...], ...]
+_ODD = "exact arithmetic, and an update odd in weights and gradients together, as SGD, Adam and Lion are: here {}"
 _ASSUMED = "exact arithmetic, and an update that treats units alike and starts from empty buffers, such as {}"
 
 
@@ -22,7 +23,9 @@ def tied_units(trace: Trace) -> Iterator[Claim]:
     Why: equal weights in and weights out (or, more generally, equal activation and equal back-signal) are a symmetry
     that every deterministic update that treats units alike keeps: SGD, momentum, Adam, decay, clipping. The layer is
     narrower than it looks. Equal weights in alone are harmless: unequal weights out separate the units at the first
-    step (SB007).
+    step (SB007). Behind an odd activation (tanh) mirror images stay so in the same way. Behind a rectifier (ReLU)
+    positive multiples stay multiples under SGD, momentum and L2, while Adam and its kin part them: they are told of
+    where that is proved for the optimizer at hand.
 
     Evidence: equal weights and equal, non-zero gradients at three or more steps on generic data, in float64 where the
     model allows. Dropout, top-k ties and Muon's round-off can break the tie; those present are named.
@@ -37,7 +40,7 @@ def tied_units(trace: Trace) -> Iterator[Claim]:
             yield Claim(
                 where=s.layer,
                 units=units,
-                because=_sentence(s, groups, layer) + _breakers(trace),
+                because=_sentence(s, groups, layer) + _breakers(trace) + _in_part(s),
                 evidence=_evidence(trace, s, groups),
                 standing=_standing(s),
                 remedy=Remedy(
@@ -45,6 +48,21 @@ def tied_units(trace: Trace) -> Iterator[Claim]:
                     s.layer,
                     f"draw the weights of {layer} at random, or split the copies by unequal weights out",
                 ),
+            )
+        if s.multiples_proved:
+            layer = called(trace, s.layer)
+            yield Claim(
+                where=s.layer,
+                units=tuple(u for g in s.multiples for u in g),
+                because=(
+                    f"{_many(s.multiples, s.width, 'units', layer)} are one function up to scale: positive multiples "
+                    f"of one another in weights in, bias and weights out, which {trace.optimizer} keeps"
+                    f"{_breakers(trace)}{_in_part(s)}"
+                ),
+                evidence=_evidence(trace, s, s.multiples)
+                | {"assumes": _given(s, "exact arithmetic, and an update linear in weights and gradients: {}", trace)},
+                standing="proved",
+                remedy=Remedy("reinit", s.layer, f"draw the weights of {layer} at random"),
             )
 
 
@@ -403,5 +421,15 @@ def _evidence(trace: Trace, s: SliceClasses, groups: Groups) -> dict[str, object
         "largest_relative_difference": s.largest_difference,
         "live_steps": s.live_steps,
         "axis": s.axis,
-        **({"assumes": _ASSUMED.format(trace.optimizer)} if s.proved else {}),
+        **({"assumes": _given(s, _ODD if s.mirrored else _ASSUMED, trace)} if s.proved else {}),
     }
+
+
+def _given(s: SliceClasses, what: str, trace: Trace) -> str:
+    """What a proof takes for granted, and what it knows only in part."""
+    return what.format(trace.optimizer) + _in_part(s)
+
+
+def _in_part(s: SliceClasses) -> str:
+    """What a proof leaves out."""
+    return f"; in part: {'; '.join(s.unread[:4])}" if s.unread else ""

@@ -2,7 +2,7 @@
 
 from .certificate import Certificate, certify, verify
 from .graph import Axis, UnitGraph, unit_graph
-from .proofs import prove
+from .proofs import prove, verify_on
 from .refine import coarsest
 from .units import Block, Network, SymmetryError, chain
 
@@ -19,4 +19,5 @@ __all__ = [
     "prove",
     "unit_graph",
     "verify",
+    "verify_on",
 ]

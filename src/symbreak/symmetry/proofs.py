@@ -7,17 +7,23 @@ from dataclasses import replace
 
 from symbreak.records import SliceClasses, Trace
 
-from .certificate import KEPT_FROM, Certificate, certify
-from .graph import Axis, UnitGraph
+from .certificate import KEPT_FROM, Certificate, certify, verify
+from .graph import WHOLE, Axis, UnitGraph
+from .proportional import KEEPS, proportional
 from .refine import coarsest
-from .units import Partition
+from .signed import BESIDE, doubled, mirrored
+from .units import Partition, SymmetryError
+
+_NOT = " is not understood"
 
 
 def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     """The trace, its copies marked `proved` where a certificate holds them together, and that certificate.
 
-    A certificate speaks of a graph that is understood whole, and of an optimizer and parts of the model that keep its
-    classes; where one of these is missing nothing is marked, and None is given.
+    A certificate speaks of an optimizer and parts of the model that keep its classes; where these do not, nothing is
+    marked, and None is given. Where the graph is understood in part, classes are proved that touch no border of the
+    rest, and the rest is named (`unread`). Mirror images are proved by the certificate of the network in which units
+    stand beside their negatives; it is the one given then. Positive multiples are compared in exact arithmetic.
 
     Example:
         >>> import torch, symbreak as sb
@@ -31,23 +37,61 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
 
     Source: Theorems 1 and 2 of equitable partitions (`symbreak.symmetry`).
     """
-    if not graph.whole or trace.optimizer not in KEPT_FROM:
+    if trace.optimizer not in KEPT_FROM or not graph.network.sizes:
         return trace, None
     classes = coarsest(graph.network)
     certificate = certify(graph.network, classes)
     if not certificate.keeps(trace.optimizer, *graph.breakers):
         return trace, None
-    slices = tuple(replace(s, proved=_holds(s, graph, classes)) for s in trace.slices)
+    trace = _marked(trace, graph, equal=classes)
+    if any(s.mirrored and not s.proved for s in trace.slices) and graph.odd:
+        signed = mirrored(graph.network, graph.odd, even=graph.odd)
+        if signed.certificate.keeps(trace.optimizer, *graph.breakers):
+            equal = {s: 3 * c + signed.signs[s] for s, c in signed.classes.items()}
+            certificate, trace = signed.certificate, _marked(trace, graph, equal=equal, opposite=signed.classes)
+    if any(s.multiples for s in trace.slices) and KEEPS.issuperset([trace.optimizer, *graph.breakers]):
+        of = proportional(graph.network, graph.scaled, even=graph.scaled).classes
+        held = (replace(s, multiples_proved=_holds(s, s.multiples, graph, of)) for s in trace.slices)
+        trace = replace(trace, slices=tuple(held))
+    parts = unread(graph)
+    slices = tuple(replace(s, unread=parts) if s.proved or s.multiples_proved else s for s in trace.slices)
     return replace(trace, slices=slices), certificate if any(s.proved for s in slices) else None
 
 
-def _holds(s: SliceClasses, graph: UnitGraph, classes: Partition) -> bool:
-    """Whether every group of tied slices lies in one class."""
+def verify_on(text: str, graph: UnitGraph) -> Certificate:
+    """`verify` on the network that the certificate speaks of: the graph's own, or that with the negatives of its units.
+
+    Raises:
+        SymmetryError: as `verify`; or nothing of the graph is understood.
+    """
+    if not graph.network.sizes:
+        raise SymmetryError(f"the model is not understood ({next(iter(graph.cut.values()))}): nothing is proved.")
+    return verify(text, doubled(graph.network, graph.odd, even=graph.odd) if BESIDE in text else graph.network)
+
+
+def unread(graph: UnitGraph) -> tuple[str, ...]:
+    """What a proof of this graph does not cover: parts that are cut out, other ways that a batch may go."""
+    parts = (why if why.endswith(_NOT) else f"{name}{_NOT}" for name, why in graph.cut.items() if name != WHOLE)
+    ways = (f"a batch that goes another way through the forward{_NOT}",) if WHOLE in graph.cut else ()
+    return tuple(dict.fromkeys((*ways, *parts)))
+
+
+def _marked(trace: Trace, graph: UnitGraph, *, equal: Partition, opposite: Partition | None = None) -> Trace:
+    """Slices that lie in one class are proved: of equal units; where they are mirrored, of opposite ones too."""
+    slices = []
+    for s in trace.slices:
+        classes = opposite if s.mirrored else equal
+        slices.append(replace(s, proved=s.proved or (classes is not None and _holds(s, s.tied, graph, classes))))
+    return replace(trace, slices=tuple(slices))
+
+
+def _holds(s: SliceClasses, groups: Sequence[Sequence[int]], graph: UnitGraph, classes: Partition) -> bool:
+    """Whether every one of these groups of slices lies in one class."""
     axes = graph.axes.get(s.parameter, ())
-    if not s.tied or s.axis >= len(axes) or s.parameter in graph.entangled:
+    if not groups or s.axis >= len(axes) or s.parameter in graph.entangled:
         return False
     labels = _labels(axes[s.axis], graph, classes)
-    return len(labels) == s.width and all(len({labels[u] for u in group}) == 1 for group in s.tied)
+    return len(labels) == s.width and all(len({labels[u] for u in group}) == 1 for group in groups)
 
 
 def _labels(axis: Axis, graph: UnitGraph, classes: Partition) -> Sequence[tuple[str, int, int]]:
