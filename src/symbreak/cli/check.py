@@ -84,9 +84,12 @@ def shown(report: Report, shape: str, verbose: bool, output: Path | None) -> str
 
 def _proved_again(request: options.Request, settings: config.Config, path: Path) -> str:
     from symbreak.symmetry import unit_graph, verify_on
+    from symbreak.symmetry.proofs import unread
 
     job, seed = request.job(settings)
-    return verify_on(_text(path), unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed)).in_words()
+    graph = unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed)
+    said, parts = verify_on(_text(path), graph).in_words(), "; ".join(unread(graph))
+    return f"{said}\nin part: {parts}." if parts else said
 
 
 def _text(path: Path) -> str:
