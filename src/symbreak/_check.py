@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, nearest
-from .records import Asked
+from .records import Asked, Trace
 from .report import Report
 from .rules import judge, validate_codes
 
@@ -92,13 +92,23 @@ def examine(
     trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
     trace = replace(trace, rate_given=not isinstance(optimizer, str))
     certificate = None
-    if proofs and any(s.tied or s.multiples for s in trace.slices):
+    if proofs and _worth_a_proof(trace):
         from .symmetry import prove, unit_graph
 
         trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))
     findings, verdict = judge(trace, select=select, ignore=ignore)
     asked = Asked(batch, loss, objective, optimizer, seed, fingerprint(unwrap(model)))
     return Report(verdict, findings, trace, time.perf_counter() - started, certificate, asked)
+
+
+def _worth_a_proof(trace: Trace) -> bool:
+    """Whether the probe saw copies, or equal slices of one layer of which it cannot say what they do.
+
+    Reading the graph takes longer than the whole probe of a small model, and a random start has neither. Slices that
+    start equal and get no gradient, by which to tell whether they stay so, are what published starts pad layers with
+    (identity); a layer that is one constant throughout has nothing left to prove.
+    """
+    return any(s.tied or s.multiples for s in trace.slices) or any(1 < distinct < units for distinct, units in trace.width.values())
 
 
 def _optimizer(optimizer: str | Optimizer) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -53,6 +54,44 @@ def test_check_proves_the_copies(scheme: str) -> None:
     report = sb.check(started(scheme, "as drawn"), torch.randn(32, 4))
     tied = [(f.code, f.where, f.standing) for f in report.findings if f.code == "SB001"]
     assert tied == [("SB001", "0", "proved"), ("SB001", "2", "proved")]
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_an_identity_start_is_as_wide_as_its_classes(activation: type[nn.Module]) -> None:
+    """No gradient reaches the padded units, so that only the proof sees that those of the second layer are one."""
+    net, x = started("identity", "as drawn"), torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    net[1], net[3] = activation(), activation()
+    report = sb.check(net, x)
+    assert report.width == {"0": (5, 16), "2": (5, 16), "4": (3, 3)}
+    told = {(f.code, f.where, f.units, f.standing) for f in report.findings if f.severity == "error"}
+    padded = tuple(range(4, 16))
+    assert told == {("SB001", "2", padded, "proved"), ("SB101", "0", padded, "proved")}
+    assert report.certificate is not None
+    plan = sb.fix(net, report)
+    assert (plan.before.verdict, plan.after.verdict) == ("stuck", "healthy")
+
+
+def zero_head(net: nn.Sequential) -> None:
+    nn.init.zeros_(net.get_parameter("4.weight"))
+
+
+def half_dead(net: nn.Sequential) -> None:
+    net.get_parameter("2.bias").data[:8] = -100.0
+
+
+def equal_rows_that_separate(net: nn.Sequential) -> None:
+    net.get_parameter("2.weight").data[1] = net.get_parameter("2.weight").data[0]
+
+
+@pytest.mark.parametrize("change", [lambda net: None, zero_head, half_dead, equal_rows_that_separate])
+def test_no_graph_is_read_where_the_probe_has_no_doubt(
+    change: Callable[[nn.Sequential], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than the probe of a small model: copies, and equal rows without a gradient, are what it is for."""
+    net = mlp(4, 16, 16, 3)
+    change(net)
+    monkeypatch.setattr("symbreak.symmetry.unit_graph", lambda *_, **__: pytest.fail("the graph was read"))
+    assert sb.check(net, torch.randn(32, 4)).width["2"] == (16, 16)
 
 
 def test_rows_of_zero_repeat_with_the_next_power_of_two() -> None:

@@ -28,7 +28,8 @@ def tied_units(trace: Trace) -> Iterator[Claim]:
     where that is proved for the optimizer at hand.
 
     Evidence: equal weights and equal, non-zero gradients at three or more steps on generic data, in float64 where the
-    model allows. Dropout, top-k ties and Muon's round-off can break the tie; those present are named.
+    model allows; or, for units that no gradient reached, a proof (live_steps is 0). Dropout, top-k ties and Muon's
+    round-off can break the tie; those present are named.
 
     Remedy: draw the weights at random, or split the copies by unequal outgoing weights, which keeps the function.
     """
@@ -351,6 +352,8 @@ def _sentence(s: SliceClasses, groups: Groups, layer: str) -> str:
             f"{them} are mirror images (u = -v) behind an odd activation, so every update that treats "
             "units alike moves them as one"
         )
+    if s.proved and not s.live_steps:
+        return f"{them} are one by the proof alone: the probe saw no gradient reach them, and none will tell them apart"
     if s.by_function:
         return f"{them} compute the same number and get the same back-signal, though their weights differ"
     return f"{them} share weights in and weights out, so every update that treats units alike moves them alike"

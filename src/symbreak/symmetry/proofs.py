@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from symbreak.records import SliceClasses, Trace
+from symbreak.records import LayerTrace, SliceClasses, Trace
 
 from .certificate import KEPT_FROM, Certificate, certify, verify
 from .graph import WHOLE, Axis, UnitGraph
@@ -16,14 +16,17 @@ from .units import Partition, SymmetryError
 
 _NOT = " is not understood"
 
+Groups = tuple[tuple[int, ...], ...]
+
 
 def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     """The trace, its copies marked `proved` where a certificate holds them together, and that certificate.
 
-    A certificate speaks of an optimizer and parts of the model that keep its classes; where these do not, nothing is
-    marked, and None is given. Where the graph is understood in part, classes are proved that touch no border of the
-    rest, and the rest is named (`unread`). Mirror images are proved by the certificate of the network in which units
-    stand beside their negatives; it is the one given then. Positive multiples are compared in exact arithmetic.
+    Copies that only the certificate sees, because no gradient reaches them, are added, and no layer is wider than its
+    classes. A certificate speaks of an optimizer and parts of the model that keep its classes; where these do not,
+    nothing is marked, and None is given. Where the graph is understood in part, classes are proved that touch no border
+    of the rest, and the rest is named (`unread`). Mirror images are proved by the certificate of the network in which
+    units stand beside their negatives; it is the one given then. Positive multiples are compared in exact arithmetic.
 
     Example:
         >>> import torch, symbreak as sb
@@ -43,7 +46,7 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     certificate = certify(graph.network, classes)
     if not certificate.keeps(trace.optimizer, *graph.breakers):
         return trace, None
-    trace = _marked(trace, graph, equal=classes)
+    trace = _narrowed(_marked(trace, graph, equal=classes), graph, classes)
     if any(s.mirrored and not s.proved for s in trace.slices) and graph.odd:
         signed = mirrored(graph.network, graph.odd, even=graph.odd)
         if signed.certificate.keeps(trace.optimizer, *graph.breakers):
@@ -92,6 +95,53 @@ def _holds(s: SliceClasses, groups: Sequence[Sequence[int]], graph: UnitGraph, c
         return False
     labels = _labels(axes[s.axis], graph, classes)
     return len(labels) == s.width and all(len({labels[u] for u in group}) == 1 for group in groups)
+
+
+def _narrowed(trace: Trace, graph: UnitGraph, classes: Partition) -> Trace:
+    """With the copies that only the classes show, and no layer wider than its classes."""
+    groups = {layer.name: (layer, _units(layer, graph, classes)) for layer in trace.layers}
+    unseen = tuple(_unseen(trace, groups.values()))
+    width = {
+        name: (min(distinct, _distinct(groups[name][1], units)) if name in groups else distinct, units)
+        for name, (distinct, units) in trace.width.items()
+    }
+    return replace(trace, slices=(*trace.slices, *unseen), width=width)
+
+
+def _units(layer: LayerTrace, graph: UnitGraph, classes: Partition) -> Groups:
+    """The units of a layer that are one by its classes, a unit being all its gates."""
+    axes = graph.axes.get(layer.weight, ())
+    if layer.out_axis is None or layer.out_axis >= len(axes) or layer.weight in graph.entangled:
+        return ()
+    labels = _labels(axes[layer.out_axis], graph, classes)
+    units: dict[Sequence[object], list[int]] = {}
+    for u in range(len(labels) // layer.gates):
+        units.setdefault(tuple(labels[u :: len(labels) // layer.gates]), []).append(u)
+    return tuple(tuple(g) for g in units.values() if len(g) > 1)
+
+
+def _distinct(groups: Groups, units: int) -> int:
+    return units - sum(len(g) - 1 for g in groups)
+
+
+def _unseen(trace: Trace, groups: Iterable[tuple[LayerTrace, Groups]]) -> Iterator[SliceClasses]:
+    """Classes of layers whose units the probe did not see move alike, less those that are known never to move."""
+    tensors = {t.name: t for t in trace.tensors}
+    known = {s.parameter for s in trace.slices if s.tied and s.side == "out"}
+    for layer, found in groups:
+        still = set(tensors[layer.weight].blocked_rows)
+        new = tuple(g for g in found if not still.issuperset(g))
+        if new and layer.gates == 1 and layer.out_axis is not None and layer.weight not in known:
+            yield SliceClasses(
+                parameter=layer.weight,
+                layer=layer.name,
+                axis=layer.out_axis,
+                side="out",
+                width=tensors[layer.weight].shape[layer.out_axis],
+                heads=layer.heads,
+                tied=new,
+                proved=True,
+            )
 
 
 def _labels(axis: Axis, graph: UnitGraph, classes: Partition) -> Sequence[tuple[str, int, int]]:
