@@ -1,7 +1,8 @@
-"""How long near copies stay together, forecast against training: `python -m benchmarks.near [--most STEPS]`.
+"""How long near copies stay together, forecast against training: `python -m benchmarks.near [--optimizer NAME]`.
 
 Each net has one unit twice, `distance` apart. The forecast is SB006's (symbreak/probe/near.py), from at most 30 passes.
-The truth is plain gradient descent in float64 on the same batch, and, for comparison, on mini-batches of 64.
+The truth is training in float64 by torch's own optimizer on the same batch, and, for comparison, on mini-batches of 64.
+The exit code is 1 where a forecast is wrong.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from torch import Tensor, nn
 
-from symbreak.probe import look
+import symbreak as sb
 from symbreak.records import Parting
 from symbreak.thresholds import TOGETHER
 
@@ -77,11 +79,22 @@ def build(s: Setting) -> tuple[nn.Sequential, Data]:
     return net, (x, y, loss)
 
 
-def trained(net: nn.Module, data: Data, rate: float, most: int, batch: int | None = None) -> tuple[int | None, float]:
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+USUAL = (1e-3, 1e-2)  # rates of those that divide by the gradient's size; the settings' own are gradient descent's
+
+
+def trained(
+    net: nn.Module, data: Data, optimizer: torch.optim.Optimizer, most: int, batch: int | None = None
+) -> tuple[int | None, float]:
     """The step at which the copies are further apart than TOGETHER; None after `most`, and the growth until then."""
     x, y, loss = data
     g = torch.Generator().manual_seed(7)
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
     start = now = apart(net)
     for step in range(1, most + 1):
         rows = slice(None) if batch is None else torch.randint(len(x), (batch,), generator=g)
@@ -99,13 +112,23 @@ def apart(net: nn.Module) -> float:
     return float((w[0] - w[1]).norm() / w[:2].norm(dim=1).max())
 
 
-def forecast(net: nn.Module, data: Data, rate: float) -> Parting | None:
+def forecast(net: nn.Module, data: Data, optimizer: torch.optim.Optimizer) -> Parting | None:
     x, y, loss = data
-    trace = look(net, (x, y), loss, optimizer=("sgd", rate))
+    trace = sb.check(net, (x, y), loss, optimizer=optimizer).trace
     return next((s.parting for s in trace.slices if s.near and s.side == "out"), None)
 
 
-def settings() -> Iterator[Setting]:
+def settings(optimizer: str) -> Iterator[Setting]:
+    """Every net with every rate, once; momentum's rates are a tenth, since its steps add up to ten."""
+    found = list(_settings())
+    if optimizer == "momentum":
+        found = [replace(s, rate=s.rate / 10) for s in found]
+    elif optimizer != "sgd":
+        found = [replace(s, rate=rate) for s in found for rate in USUAL]
+    return iter(dict.fromkeys(found))
+
+
+def _settings() -> Iterator[Setting]:
     wide = [("digits", digits), ("cancer", cancer), ("diabetes", diabetes), ("teacher", teacher)]
     for rate, distance, (name, data), activation in itertools.product(
         (0.1, 0.5), (5e-4, 1e-6), wide, (nn.Tanh, nn.ReLU)
@@ -132,19 +155,22 @@ def verdict(p: Parting, truth: int | None, growth: float, most: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.near", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--most", type=int, default=4000, metavar="STEPS")
     options = parser.parse_args()
     torch.set_num_threads(1)
     seen: Counter[str] = Counter()
     print(f"{'net':34} {'distance':>8} {'rate':>5} {'forecast':>24} {'training':>20} {'mini-batches':>20}")
-    for s in settings():
+    make = OPTIMIZERS[options.optimizer]
+    for s in settings(options.optimizer):
         net, data = build(s)
-        p = forecast(net, data, s.rate)
+        p = forecast(net, data, make(net.parameters(), lr=s.rate))
         if p is None:
             continue  # their gradients differ by more than weights that are this close
         said = f"> {p.looked:.0f}" if p.steps is None else f"{'about' if p.measured else 'maybe'} {p.steps:.0f}"
-        truth, growth = trained(net, data, s.rate, options.most)
-        noisy, noisy_growth = trained(build(s)[0], data, s.rate, options.most, 64)
+        truth, growth = trained(net, data, make(net.parameters(), lr=s.rate), options.most)
+        net, _ = build(s)
+        noisy, noisy_growth = trained(net, data, make(net.parameters(), lr=s.rate), options.most, 64)
         told = [f"{t}" if t else f"> {options.most} (x{g:.2g})" for t, g in ((truth, growth), (noisy, noisy_growth))]
         seen[outcome := verdict(p, truth, growth, options.most)] += 1
         name = f"{s.name} {s.activation.__name__} {'-'.join(map(str, s.hidden))}"
@@ -153,8 +179,8 @@ def main() -> int:
             f"{outcome}",
             flush=True,
         )
-    print(", ".join(f"{n} {outcome}" for outcome, n in seen.items()))
-    return 0
+    print(f"{options.optimizer}: " + ", ".join(f"{n} {outcome}" for outcome, n in seen.items()))
+    return 1 if seen["WRONG"] else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import symbreak as sb
 from symbreak.probe.near import judged
+from symbreak.probe.updates import Moments, Update
 from symbreak.records import Finding, Parting
 from symbreak.thresholds import TOGETHER
 
@@ -120,9 +122,8 @@ def test_a_difference_of_copies_moves_by_the_antisymmetric_hessian() -> None:
 # ---- the forecast against training ---------------------------------------------------------------------------------
 
 NUMBERS = [
-    (digits, (64, 3, 10), 5e-5, 0.2, 3),
-    (digits, (64, 2, 10), 5e-4, 0.2, 2),
     (digits, (64, 2, 10), 5e-5, 0.2, 3),
+    (digits, (64, 2, 10), 5e-4, 0.2, 2),
     (teacher, (8, 3, 2), 5e-4, 0.05, 2),
     (teacher, (8, 3, 2), 5e-4, 0.2, 2),
 ]
@@ -176,12 +177,111 @@ def test_the_look_is_shorter_than_what_it_foretells() -> None:
     assert report.passes < 60
 
 
-@pytest.mark.parametrize(("optimizer", "with_loss"), [("adam", True), ("muon", True), ("sgd", False)])
-def test_nothing_is_foretold_where_nothing_is_known(optimizer: str, with_loss: bool) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "with_loss", "why"),
+    [
+        ("muon", True, "for how long is not followed under muon"),
+        ("sgd", False, "for how long depends on the loss, and none was given"),
+        ("adam", False, "for how long depends on the loss, and none was given"),
+    ],
+)
+def test_where_nothing_is_foretold_the_finding_says_why(optimizer: str, with_loss: bool, why: str) -> None:
     report = sb.check(twice((8, 3, 2), 1e-5, 2), teacher(), loss if with_loss else None, optimizer=optimizer)
     (finding,) = [f for f in report.findings if f.code == "SB006"]
-    assert finding.because.endswith("probed steps")
+    assert finding.because.endswith(f"probed steps; {why}")
     assert "steps_together" not in finding.evidence
+
+
+# ---- optimizers with a memory ----------------------------------------------------------------------------------------
+
+Make = Callable[..., torch.optim.Optimizer]
+MOMENTUM: Make = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+NESTEROV: Make = partial(torch.optim.SGD, lr=0.02, momentum=0.8, nesterov=True, weight_decay=0.1)
+ADAM: Make = partial(torch.optim.Adam, lr=0.01)
+COUPLED: Make = partial(torch.optim.Adam, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
+ADAMW: Make = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.3)
+RMSPROP: Make = partial(torch.optim.RMSprop, lr=0.001, alpha=0.9)
+
+
+def update_of(optimizer: torch.optim.Optimizer) -> Update:
+    group = optimizer.param_groups[0]
+    found = Update.of(type(optimizer).__name__.lower(), group["lr"], group)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, NESTEROV, ADAM, COUPLED, ADAMW, RMSPROP])
+def test_one_step_at_a_time_is_torchs_own_step(make: Make) -> None:
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, generator=g, dtype=torch.float64).requires_grad_()
+    optimizer = make([weight])
+    update, mine = update_of(optimizer), Moments.fresh(weight.detach())
+    for _ in range(20):
+        gradient = torch.randn(5, generator=g, dtype=torch.float64)
+        weight.grad = gradient.clone()
+        mine = mine.after(update, update.pulled(gradient, mine.weight), torch.zeros_like(gradient), 1)
+        optimizer.step()
+        assert torch.allclose(mine.weight, weight.detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM, ADAMW, RMSPROP])
+def test_a_stretch_is_many_steps_of_a_gradient_that_changes_linearly(make: Make) -> None:
+    weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = make([weight])
+    update, mine = update_of(optimizer), Moments.fresh(weight.detach())
+    start, slope = torch.tensor([1.0, -0.5, 0.3]).double(), torch.tensor([-0.01, 0.004, 0.0]).double()
+    done = 0
+    for steps in (1, 2, 4, 8, 16, 32):
+        mine = mine.after(update, start + done * slope, slope, steps)
+        for _ in range(steps):
+            weight.grad = start + done * slope
+            optimizer.step()
+            done += 1
+    assert torch.allclose(mine.weight, weight.detach(), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "sizes", "distance", "seed"),
+    [
+        (MOMENTUM, digits, (64, 2, 10), 5e-4, 2),
+        (ADAM, teacher, (8, 3, 2), 5e-4, 2),
+        (ADAM, digits, (64, 12, 10), 1e-6, 1),
+        (ADAMW, teacher, (8, 3, 2), 5e-4, 2),
+        (RMSPROP, teacher, (8, 3, 2), 5e-4, 2),
+    ],
+)
+def test_a_forecast_follows_the_optimizer_that_is_given(
+    make: Make, data: Callable[[], Data], sizes: tuple[int, ...], distance: float, seed: int
+) -> None:
+    net, (x, y) = twice(sizes, distance, seed), data()
+    optimizer = make(net.parameters())
+    report = sb.check(net, (x, y), loss, optimizer=optimizer)
+    (parting,) = [s.parting for s in report.trace.slices if s.near and s.side == "out"]
+    (finding,) = [f for f in report.findings if f.code == "SB006"]
+    assert parting is not None
+    assert (finding.standing, parting.measured) == ("measured", True)
+    assert f"steps of {parting.update} on this batch" in finding.because
+    steps, most = 0, 1 + 2 * int(parting.steps or parting.looked / 4)
+    while apart(net) <= TOGETHER and steps < most:
+        optimizer.zero_grad()
+        loss(net(x), y).backward()
+        optimizer.step()
+        steps += 1
+    if parting.steps is None:
+        assert steps == most
+    else:
+        assert 0.5 < parting.steps / steps < 2
+
+
+def test_a_rate_that_was_guessed_is_said_to_be() -> None:
+    report = sb.check(twice((8, 3, 2), 1e-5, 2), teacher(), loss, optimizer="adamw")
+    (finding,) = [f for f in report.findings if f.code == "SB006"]
+    assert "steps of adamw at 0.001 with weight decay 0.01, the usual rate, on this batch" in finding.because
+
+
+@pytest.mark.parametrize("option", ["amsgrad", "maximize", "centered"])
+def test_an_option_that_changes_the_step_is_not_followed(option: str) -> None:
+    assert Update.of("rmsprop" if option == "centered" else "adam", 1e-3, {option: True}) is None
 
 
 def test_the_model_comes_back_from_the_look() -> None:

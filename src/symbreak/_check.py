@@ -89,7 +89,10 @@ def examine(
 
     validate_codes(select, ignore)
     started = time.perf_counter()
-    trace = look(model, batch, loss, objective, optimizer=_optimizer(optimizer), seed=seed, progress=progress)
+    trace = look(
+        model, batch, loss, objective, optimizer=_optimizer(optimizer), settings=_settings(optimizer), seed=seed,
+        progress=progress,
+    )  # fmt: skip
     trace = replace(trace, rate_given=not isinstance(optimizer, str))
     certificate = None
     if proofs and _worth_a_proof(trace):
@@ -121,3 +124,10 @@ def _optimizer(optimizer: str | Optimizer) -> tuple[str, float]:
     if not groups:
         raise ConfigError(f"optimizer={optimizer!r}; expected a name such as 'adam', or a torch optimizer.")
     return type(optimizer).__name__.lower(), float(groups[0].get("lr", 1e-3))
+
+
+def _settings(optimizer: str | Optimizer) -> dict[str, Any]:
+    """What a torch optimizer says of itself besides its learning rate; nothing where only its name is known."""
+    if isinstance(optimizer, str):
+        return {}
+    return {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "lr")}

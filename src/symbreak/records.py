@@ -186,8 +186,9 @@ class TargetTrace:
 
 @dataclass(frozen=True)
 class Parting:
-    """How near copies move apart along the gradient flow of one batch. Steps are the optimizer's."""
+    """How near copies move apart along training on one batch. Steps are the optimizer's."""
 
+    update: str  # the optimizer that was followed, with its rate, momentum and decay
     looked: float  # steps that the look covers
     growth: float  # of the distance over them
     rate: float  # growth of its logarithm a step, at the end

@@ -87,7 +87,7 @@ def equal_rows_that_separate(net: nn.Sequential) -> None:
 def test_no_graph_is_read_where_the_probe_has_no_doubt(
     change: Callable[[nn.Sequential], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes longer than the probe of a small model: copies, and equal rows without a gradient, are what it is for."""
+    """It takes longer than the probe of a small model: copies, and equal rows without a gradient, are its use."""
     net = mlp(4, 16, 16, 3)
     change(net)
     monkeypatch.setattr("symbreak.symmetry.unit_graph", lambda *_, **__: pytest.fail("the graph was read"))

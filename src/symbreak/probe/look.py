@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -19,12 +20,13 @@ from .copies import CopyLog, Slices, Twins, widths
 from .fans import wrong_fans
 from .graph import Blocked, Graph
 from .linearity import departure
-from .near import FLOWS, partings
+from .near import partings
 from .observe import Site, layer_name
 from .passes import Pass, Runner, UsersCodeError
 from .project import slice_tops
 from .sleepers import Sleepers, investigate, scale_gain, scale_moves
 from .task import Task, explain_forward_error
+from .updates import Update
 from .wakeup import Ladder, climb, rms
 from .zeros import Proof, prove, still_zero
 
@@ -42,6 +44,7 @@ def look(
     objective: Callable[..., Tensor] | None = None,
     *,
     optimizer: tuple[str, float] = ("sgd", 1e-2),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Trace:
@@ -49,6 +52,7 @@ def look(
 
     Args:
         optimizer: its name and learning rate; the ladder does not depend on them, the update ratio does.
+        settings: its other options, as in torch's `param_groups`; what is absent is torch's default.
         progress: called as progress(passes done, total or None, what is being done).
 
     Raises:
@@ -62,7 +66,7 @@ def look(
     failure: Exception | None = None
     for dtype in precisions(model):
         try:
-            return _look(model, batch, loss, objective, dtype, optimizer, seed, progress)
+            return _look(model, batch, loss, objective, dtype, optimizer, settings, seed, progress)
         except UsersCodeError as error:  # in float32 it may run
             failure = error.cause
     assert failure is not None
@@ -76,6 +80,7 @@ def _look(
     objective: Callable[..., Tensor] | None,
     dtype: torch.dtype,
     optimizer: tuple[str, float],
+    settings: Mapping[str, Any],
     seed: int,
     progress: Progress | None,
 ) -> Trace:
@@ -109,7 +114,8 @@ def _look(
         classes = tuple(
             _classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated or s.multiples
         )
-        classes = _followed(runner, classes, first.loss is not None, optimizer)
+        if first.loss is not None:
+            classes = _followed(runner, classes, Update.of(*optimizer, settings))
         return Trace(
             model=type(model).__name__,
             precision=str(dtype).removeprefix("torch."),
@@ -343,15 +349,12 @@ def _classes(s: Slices, held: Borrowed, sites: Mapping[str, Site]) -> SliceClass
     )
 
 
-def _followed(
-    runner: Runner, classes: tuple[SliceClasses, ...], has_loss: bool, optimizer: tuple[str, float]
-) -> tuple[SliceClasses, ...]:
-    """The classes, those with near copies followed to where they part: of the user's own loss, and where steps flow."""
-    name, learning_rate = optimizer
+def _followed(runner: Runner, classes: tuple[SliceClasses, ...], update: Update | None) -> tuple[SliceClasses, ...]:
+    """The classes, those with near copies followed to where they part, where the update is one that can be."""
     near = [s for s in classes if s.near and s.side == "out"]
-    if not near or not has_loss or name not in FLOWS:
+    if not near or update is None:
         return classes
-    found = dict(zip(map(id, near), partings(runner, near, rate=FLOWS[name] * learning_rate), strict=True))
+    found = dict(zip(map(id, near), partings(runner, near, update), strict=True))
     return tuple(dataclasses.replace(s, parting=found.get(id(s))) for s in classes)
 
 

@@ -64,6 +64,7 @@ class Runner:
         measure: bool = False,
         varied: bool = False,
         record: bool = True,
+        plain: bool = False,
         around: contextlib.AbstractContextManager[Any] | None = None,
         hooked: Callable[[tuple[Any, ...]], None] | None = None,
     ) -> Pass:
@@ -71,6 +72,7 @@ class Runner:
 
         Args:
             record: note who uses which parameter, and what passes.
+            plain: the gradients as training sees them (`Task.run`).
             around: entered around forward, loss and backward, and not around the drawing of the batch.
             hooked: given the nodes that backward starts from, before it does.
         """
@@ -83,7 +85,7 @@ class Runner:
         held.seed(self.seed * 1_000_003 + step)
         _clear(held)
         with _users_code(), held.users_device(), around or contextlib.nullcontext(), observer:
-            outcome = task.run(draw, self.seed * 1_000_003 + step)
+            outcome = task.run(draw, self.seed * 1_000_003 + step, plain=plain)
             observer.forward_is_over()
             roots = (outcome.loss.grad_fn,) if outcome.loss is not None else tuple(o.grad_fn for o in outcome.outputs)
             if hooked is not None:

@@ -121,8 +121,12 @@ class Task:
             return Draw(tuple(x) if several else (x,), {}, y, batch)
         return Draw((batch,), {}, raw=batch)
 
-    def run(self, draw: Draw, generator_seed: int) -> Outcome:
-        """Forward and loss; `Outcome.backward()` then fills the gradients."""
+    def run(self, draw: Draw, generator_seed: int, *, plain: bool = False) -> Outcome:
+        """Forward and loss; `Outcome.backward()` then fills the gradients.
+
+        Args:
+            plain: the gradients of the user's loss as training sees them, no sample weighted by chance.
+        """
         if self.objective is not None:
             loss = _scalar(self.objective(self.model, draw.raw), "objective(model, batch)")
             return Outcome((), loss, loss.backward)
@@ -130,6 +134,8 @@ class Task:
         outputs = tuple(t for t in _leaves(output) if t.is_floating_point() or t.is_complex())
         if self.loss is not None:
             loss = _scalar(self._ask(self.loss, output, draw.target), "loss(output, target)")
+            if plain:
+                return Outcome(outputs, loss, loss.backward)
             return Outcome(outputs, loss, lambda: _backward_reweighted(loss, outputs, _samples(draw), generator_seed))
         own = _own_loss(output)
         if own is not None:

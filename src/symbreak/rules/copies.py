@@ -202,11 +202,12 @@ def nearly_tied(trace: Trace) -> Iterator[Claim]:
     Why: their distance grows in proportion to itself (the two are a tangent vector of training), and slowly: copies
     1e-6 apart are still within 2e-4 of each other after 4000 steps of SGD; from 1e-2 on they part.
 
-    Evidence: the largest distance between them at the probed steps, relative to their size. Where the loss is given and
-    the optimizer is SGD, training on this batch is followed in large steps: how far that went is measured; a number of
-    steps beyond it is a heuristic, told only where the growth was steady. Noise of mini-batches and dropout part
-    copies sooner. Adam has no such forecast: it scales each copy's step by itself, so that a relative difference of
-    gradients becomes one of steps, at about the learning rate a step, and longer steps do not foretell it.
+    Evidence: the largest distance between them at the probed steps, relative to their size. Where the loss is given,
+    training on this batch is followed in long stretches by the given optimizer (SGD, momentum, Adam, AdamW, RMSprop) at
+    its rate, or at the usual one where only its name is known: how far that went is measured. Under plain SGD a number
+    of steps beyond it is told where the growth was steady, as a heuristic; Adam has no such law, since it moves each
+    weight by about the rate, whatever the gradient's size. Without a loss there is no number: how fast copies part is
+    the curvature of the loss. Noise of mini-batches and dropout part copies sooner.
 
     Remedy: separate them by at least 1e-2 of their size.
     """
@@ -360,10 +361,14 @@ def _sentence(s: SliceClasses, groups: Groups, layer: str) -> str:
 
 
 def _parting(trace: Trace, p: Parting | None) -> str:
-    """How long they stay together, as far as that is known."""
-    if p is None or p.looked == 0:
+    """How long they stay together, as far as that is known, and else why it is not."""
+    if trace.loss is None:
+        return "; for how long depends on the loss, and none was given"
+    if p is None:
+        return f"; for how long is not followed under {trace.optimizer}"
+    if p.looked == 0:
         return ""
-    on = f"{trace.optimizer} at {trace.learning_rate:g}"
+    on = p.update + ("" if trace.rate_given else ", the usual rate,")
     looked = f"{_round(p.looked)} steps of {on}"
     moved = f"grew {p.growth:.2g} times" if p.growth >= 1 else f"fell to {p.growth:.2g} of what it was"
     if p.steps == math.inf:
@@ -390,6 +395,7 @@ def _forecast(p: Parting | None) -> dict[str, object]:
         "steps_looked_at": p.looked,
         "growth_of_distance": p.growth,
         "log_growth_a_step": p.rate,
+        "followed": p.update,
     }
 
 
