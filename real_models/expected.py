@@ -20,6 +20,8 @@ def disagreement(row: Row) -> str:
     if row.error:
         return row.error
     truth = true_findings().get(row.name)
+    if row.published and truth is not None:
+        truth = {**truth, "verdict": truth["published"], "where": []} if "published" in truth else None
     if truth is None:
         return f"{row.verdict}, but nothing is known to be wrong with it" if row.verdict in BROKEN else ""
     if row.verdict not in strings(truth["verdict"]):

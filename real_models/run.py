@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -29,7 +29,8 @@ IMPORT_SECONDS = 120
 def main() -> int:
     options = parse()
     rows = []
-    for row in measured(chosen(options), options.timeout, options.smoke):
+    flags = [f"--{flag}" for flag in ("smoke", "published") if getattr(options, flag)]
+    for row in measured(chosen(options), options.timeout, flags):
         rows.append(row)
         print(as_text(row, row.error if options.smoke else disagreement(row)), flush=True)
     wrong = [row for row in rows if (row.error if options.smoke else disagreement(row))]
@@ -47,6 +48,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true", help="every model on the list")
     parser.add_argument("--smoke", action="store_true", help="only build, and one plain forward and backward pass")
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="at the size of zoo/published.py, which the small ones are held against",
+    )
     parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for one model")
     parser.add_argument("--json", metavar="FILE", help="write the rows")
     parser.add_argument(
@@ -56,26 +62,27 @@ def parse() -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace) -> list[str]:
-    names: list[str] = options.names or (zoo.names() if options.all else zoo.public_names())
-    unknown = sorted(set(names) - set(zoo.names()))
+    known = list(zoo.PUBLISHED) if options.published else zoo.names()
+    names: list[str] = options.names or (known if options.all or options.published else zoo.public_names())
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        sys.exit(f"not on the list: {', '.join(unknown)}")
+        sys.exit(f"not on the list{' of published sizes' * options.published}: {', '.join(unknown)}")
     return names
 
 
-def measured(names: list[str], timeout: float, smoke: bool = False) -> Iterator[Row]:
+def measured(names: list[str], timeout: float, flags: Sequence[str] = ()) -> Iterator[Row]:
     """The row of each name, in order; models of one library share a worker."""
     for _, group in groupby(names, zoo.library):
         left = list(group)
         while left:
-            for row in one_worker(left, timeout, smoke):
+            for row in one_worker(left, timeout, flags):
                 left.remove(row.name)
                 yield row
 
 
-def one_worker(names: list[str], timeout: float, smoke: bool) -> Iterator[Row]:
+def one_worker(names: list[str], timeout: float, flags: Sequence[str]) -> Iterator[Row]:
     """Rows as they come, up to the first model that runs out of time or takes the process with it."""
-    command = [sys.executable, "-m", "real_models.measure", *(["--smoke"] if smoke else []), *names]
+    command = [sys.executable, "-m", "real_models.measure", *flags, *names]
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     worker = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,

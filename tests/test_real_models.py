@@ -61,6 +61,16 @@ def test_every_true_finding_is_on_the_list() -> None:
 
     assert set(true_findings()) <= set(zoo.names())
     assert set(PUBLIC) <= set(zoo.names())
+    assert set(zoo.PUBLISHED) <= set(zoo.names())
+
+
+def test_a_finding_of_the_small_size_alone_is_none_as_published() -> None:
+    from real_models.expected import disagreement
+    from real_models.measure import Row
+
+    assert not disagreement(Row("vitp.RegionViT", verdict="healthy", published=True))
+    assert disagreement(Row("vitp.RegionViT", verdict="stuck", published=True))
+    assert disagreement(Row("vitp.CrossFormer", verdict="healthy", published=True))
 
 
 @pytest.mark.parametrize("name", INJECTED)

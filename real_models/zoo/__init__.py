@@ -24,8 +24,9 @@ from real_models.zoo import (  # noqa: F401  each puts its models on the list
     vit_pytorch_,
 )
 from real_models.zoo.case import ENTRIES, Case, build, library
+from real_models.zoo.published import PUBLISHED
 
-__all__ = ["Case", "build", "library", "names", "public_names"]
+__all__ = ["PUBLISHED", "Case", "build", "library", "names", "public_names"]
 
 
 def names() -> list[str]:

@@ -2,7 +2,7 @@
 
 import importlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +56,9 @@ def add(name: str, build: Build, batch: Draw, objective: Objective | None = None
     ENTRIES[name] = Entry(build, batch, objective)
 
 
-def build(name: str, seed: int = 0) -> Case:
+def build(name: str, seed: int = 0, *, entries: Mapping[str, Entry] = ENTRIES) -> Case:
     """Build an entry from a seed: the same seed gives the same weights and the same batches."""
-    entry = ENTRIES[name]
+    entry = entries[name]
     stand_in_for_torchvision()
     torch.manual_seed(seed)
     random.seed(seed)

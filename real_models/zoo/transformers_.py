@@ -70,6 +70,14 @@ def from_config(kind: str, head: str, overrides: dict[str, Any]) -> nn.Module:
     return make.from_config(config) if head.startswith("AutoModel") else make(config)
 
 
+def default(kind: str, head: str, **overrides: Any) -> nn.Module:
+    """At the library's own configuration, but for what has to be downloaded."""
+    library = load("transformers")
+    config = library.AutoConfig.for_model(kind, **overrides)
+    make = getattr(library, head)
+    return make.from_config(config) if head.startswith("AutoModel") else make(config)
+
+
 def hf(kind: str, batch: Draw | None = None, head: str = "AutoModel", tag: str = "", **overrides: Any) -> None:
     """Put a model on the list as `hf.kind`, or `hf.kind.Head` where it has one of the library's task heads."""
     suffix = "" if head == "AutoModel" else "." + head.replace("AutoModelFor", "")
