@@ -477,3 +477,16 @@ def test_a_check_leaves_nothing_alive() -> None:
 
     alive()  # fills the caches
     assert alive() == alive()
+
+
+def test_everything_is_put_back_although_one_step_of_it_raises() -> None:
+    from symbreak.probe.borrow import _undo_all
+
+    done: list[int] = []
+
+    def fails() -> None:
+        raise RuntimeError("cannot be put back")
+
+    with pytest.raises(RuntimeError, match="cannot be put back"):
+        _undo_all([lambda: done.append(0), fails, lambda: done.append(2)])
+    assert done == [2, 0]
