@@ -273,3 +273,18 @@ def test_stacked_experts_behind_a_grouped_product_are_seen_in_float64() -> None:
     report = sb.check(StackedTopTwo(), torch.randn(32, 16))
     assert "SB901" not in {f.code for f in report.findings}
     assert codes(report) == {"SB003"}
+
+
+def test_a_penalty_of_the_weights_makes_no_hidden_unit_an_output() -> None:
+    """It leads from every weight straight to the loss, as only an output's weight does otherwise."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    for p in net.parameters():
+        nn.init.zeros_(p)
+    x, y = torch.randn(32, 4), torch.randn(32, 3)
+
+    def penalised(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        squares = torch.stack([p.square().sum() for p in model.parameters()]).sum()
+        return nn.functional.mse_loss(model(batch[0]), batch[1]) + 0.01 * squares
+
+    report = sb.check(net, (x, y), objective=penalised)
+    assert report.width == {"0": (1, 8), "2": (1, 8), "4": (3, 3)}

@@ -33,6 +33,8 @@ _PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "FusedRmsNorm": ((0, 1), ()),
 }
 _MIXING = frozenset({"Mm", "Bmm", "Mv", "Linear", "Addmm", "Baddbmm", "Convolution", "MkldnnConvolution"})
+_REDUCES = frozenset({"Sum", "Mean", "Norm", "LinalgVectorNorm", "Dot", "Trace"})
+_LOOKS_UP = frozenset({"Embedding", "Index", "IndexSelect", "Gather"})
 _SUMS = frozenset({"Add", "Sub", "Cat", "Stack"})
 _KEEPS_ZERO = frozenset(
     [
@@ -237,7 +239,10 @@ class Graph:
         return None
 
     def ends(self, parameter: str) -> bool:
-        """True where the units of `parameter` reach the loss through no other weight: they are outputs, not hidden."""
+        """True where the units of `parameter` reach the loss through no other weight: they are outputs, not hidden.
+
+        A penalty (the sum of the squares of a weight) reaches the loss as well, and says nothing of units.
+        """
         return parameter in self._leaf and self._reaches_loss(self._leaf[parameter])
 
     def ends_at(self, fn: Any) -> bool:
@@ -253,8 +258,23 @@ class Graph:
             visited.add(here)
             if here in self._roots:
                 return True
-            stack.extend(above for above, position in self._nodes[here].parents if not self._mixes(above, position))
+            stack.extend(
+                above
+                for above, position in self._nodes[here].parents
+                if not self._mixes(above, position) and not self._is_penalty(above)
+            )
         return False
+
+    def _is_penalty(self, at: int) -> bool:
+        """True for a parameter that is reduced by itself; what data looked up in it (a mean of tokens) is no penalty."""
+        if self._nodes[at].kind not in _REDUCES or not self._nodes[at].only_parameters:
+            return False
+        below = [at]
+        for here in below:
+            if self._nodes[here].kind in _LOOKS_UP:
+                return False
+            below += [c for c in self._nodes[here].children if c is not None and c not in below]
+        return True
 
     def _mixes(self, above: int, position: int) -> bool:
         node = self._nodes[above]
