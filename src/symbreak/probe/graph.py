@@ -266,7 +266,7 @@ class Graph:
         return False
 
     def _is_penalty(self, at: int) -> bool:
-        """True for a parameter that is reduced by itself; what data looked up in it (a mean of tokens) is no penalty."""
+        """True for a parameter that is reduced by itself; what data looked up in it (a mean of tokens) is none."""
         if self._nodes[at].kind not in _REDUCES or not self._nodes[at].only_parameters:
             return False
         below = [at]
