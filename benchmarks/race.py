@@ -102,15 +102,15 @@ def best(call: Callable[[], object], turns: int) -> float:
 
 def product_rate(m: int, b: int, i: int, o: int) -> float:
     """GFLOP/s of one batched product of the hidden layers' shape, at its best."""
-    W, h, out = torch.randn(m, o, i + 1), torch.randn(m, i + 1, b), torch.empty(m, o, b)
+    W, h, out = torch.randn(m, o, i), torch.randn(m, i, b), torch.empty(m, o, b)
     seconds = min(best(lambda: torch.bmm(W, h, out=out), 20) for _ in range(3))
-    return 2 * m * b * (i + 1) * o / seconds / 1e9
+    return 2 * m * b * i * o / seconds / 1e9
 
 
 def flops(widths: tuple[int, ...], batch: int) -> int:
     """Of the products of one step of one net: forward, weights' gradient, and back through all layers but the first."""
     layers = list(itertools.pairwise(widths))
-    return sum(2 * batch * (i + 1) * o * (2 if not k else 3) for k, (i, o) in enumerate(layers))
+    return sum(2 * batch * i * o * (2 if not k else 3) for k, (i, o) in enumerate(layers))
 
 
 def compare(hidden: str, n_runs: int, batch: int, steps: int, budget: float, *, turns: int) -> list[str]:
