@@ -14,6 +14,7 @@ from torch import Tensor
 
 from symbreak.races import chains, exactly, looks, mapped
 from symbreak.races.chains import Chains
+from symbreak.races.compiled import stepper_of
 from symbreak.races.grid import Cell
 from symbreak.races.optimizers import COPIES, Rule
 from symbreak.races.scores import Score
@@ -37,16 +38,19 @@ class Engine(Protocol):
 
     def gradients(self, x: Any, y: Any) -> list[Tensor]: ...
 
-    def keep(self, rows: Tensor) -> None: ...
+    def counts(self) -> list[int]: ...
+
+    def keep(self, rows: Tensor) -> Tensor: ...
 
 
-def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None) -> list[Run]:
+def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None, later: int = 0) -> list[Run]:
     """Train the cells of a chunk from start to end.
 
     Args:
         work: what and how.
         cells: which starts and learning rates.
         plain: why they run one by one; None: batched.
+        later: chunks that this process is likely to be given after it: a step is compiled for all of them.
     Example:
         >>> from symbreak.races._race import prepared
         >>> work = prepared("mlp:4:tanh", "xor", steps=10, points=2)
@@ -60,15 +64,17 @@ def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None) -> list[
             return _with_looks(work, cells, exactly.run(work, cells), None)
     with threads(work.threads), torch.no_grad():
         states = [work.subject.state(cell) for cell in cells]
-        return _with_looks(work, cells, _by_engine(work, cells, states, plain), states)
+        return _with_looks(work, cells, _by_engine(work, cells, states, plain, later), states)
 
 
-def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None) -> list[Run]:
+def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None, later: int) -> list[Run]:
     """Written out, as one-unit nets where the start is tied, by vmap, or one by one."""
-    spec, seed = work.subject.spec, work.setup.data_seed
-    if spec is None or plain is not None or not chains.fits(spec, work.setup.loss):
-        models = mapped.Models(work.subject.brought(0), states, work.score, seed=seed, batched=plain is None)
-        return _trained(work, cells, models, "batched" if plain is None else "one by one", plain or "")
+    spec = work.subject.spec
+    if plain is not None:
+        models = mapped.Models(_code(work), states, seed=work.setup.data_seed, batched=False)
+        return _trained(work, cells, models, "one by one", plain)
+    if spec is None or not chains.fits(spec, work.setup.loss):
+        return _by_vmap(work, cells, states, later)
     found: dict[int, Run] = {}
     small = [r for r, state in enumerate(states) if is_tied(spec, state)]
     whole = sorted(set(range(len(cells))) - set(small))
@@ -78,6 +84,17 @@ def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain
             runs = _trained(work, [cells[r] for r in rows], engine, name, TIED if name == "quotient" else "")
             found.update(zip(rows, runs, strict=True))
     return [found[r] for r in range(len(cells))]
+
+
+def _by_vmap(work: Work, cells: Sequence[Cell], states: Sequence[State], later: int) -> list[Run]:
+    stepper = stepper_of(work.race, lambda: _code(work), work.compile)
+    seed, ahead = work.setup.data_seed, (1 + later) * work.setup.steps
+    models = mapped.Models(_code(work), states, seed=seed, batched=True, stepper=stepper, ahead=ahead)
+    return [replace(run, note=stepper.note) for run in _trained(work, cells, models, "batched")]
+
+
+def _code(work: Work) -> mapped.Code:
+    return mapped.Code(work.subject.brought(0), work.score)
 
 
 def _with_looks(work: Work, cells: Sequence[Cell], runs: Sequence[Run], states: Sequence[State] | None) -> list[Run]:
@@ -93,46 +110,62 @@ def _with_looks(work: Work, cells: Sequence[Cell], runs: Sequence[Run], states: 
     return [replace(run, wakeup=one.wakeup, width=one.width) for run, one in zip(runs, seen, strict=True)]
 
 
-def _trained(work: Work, cells: Sequence[Cell], engine: Engine, name: str, note: str) -> list[Run]:
-    setup, split = work.setup, work.split
-    paths = _Paths(work, len(cells))
-    rule = Rule(setup.optimizer, engine.parameters)
-    eta = torch.tensor([cell.eta for cell in cells], dtype=torch.float64)
-    fused = engine if isinstance(engine, Chains) and setup.optimizer == "sgd" else None
-    alive = torch.arange(len(cells))
+def _trained(work: Work, cells: Sequence[Cell], engine: Engine, name: str, note: str = "") -> list[Run]:
+    """All steps, with a look at the paths on the way."""
+    setup = work.setup
+    field = _Field(work, cells, engine)
     points = {step: number for number, step in enumerate(setup.points)}
-    paths.measure(0, engine, alive)
-    for step, (x, y) in enumerate(split.batches(setup.steps)):
-        rate = eta * work.schedule(step / setup.steps)
-        gradients = None if fused is not None and step else engine.gradients(x, y)
-        if gradients is not None and not step:
-            paths.norms = _norms(gradients, engine.counts() if isinstance(engine, Chains) else None)
-        if fused is not None:
-            assert y is not None
-            fused.descend(x, y, rate)
-        else:
-            assert gradients is not None
-            rule.step(gradients, rate)
+    field.measure(0)
+    for step, (x, y) in enumerate(work.split.batches(setup.steps)):
+        if not len(field.alive):
+            break
+        field.step(x, y, work.schedule(step / setup.steps), first=not step)
         if step + 1 in points:
-            finite = paths.measure(points[step + 1], engine, alive)
-            if not finite.all():  # the rest must not pay for those that are lost
-                rows = finite.nonzero()[:, 0]
-                alive, eta = alive[rows], eta[rows]
-                if not len(rows):
-                    break
-                engine.keep(rows)
-                rule.keep(rows, engine.parameters)
-    return paths.runs(cells, name, note)
+            field.measure(points[step + 1])
+    return field.paths.runs(cells, name, note)
 
 
-def _norms(gradients: Sequence[Tensor], counts: Sequence[Tensor] | None) -> NDArray[np.float64]:
+class _Field:
+    """The runs of a chunk that are still in the race: the rows of the engine's tensors, and the rate of each."""
+
+    def __init__(self, work: Work, cells: Sequence[Cell], engine: Engine) -> None:
+        self.engine, self.paths = engine, _Paths(work, len(cells))
+        self.rule = Rule(work.setup.optimizer, engine.parameters)
+        self.eta = torch.tensor([cell.eta for cell in cells], dtype=torch.float64)
+        self.alive = torch.arange(len(cells))
+        self._hold(self.alive)
+
+    def _hold(self, rows: Tensor) -> None:
+        held = self.engine.keep(rows)
+        self.eta = self.eta[held]
+        self.rule.keep(held, self.engine.parameters)
+
+    def step(self, x: Any, y: Any, factor: float, *, first: bool) -> None:
+        """One step of all; the first leaves the gradients' norms."""
+        rate = self.eta * factor
+        if isinstance(self.engine, Chains) and self.rule.name == "sgd" and not first:
+            self.engine.descend(x, y, rate)
+            return
+        gradients = self.engine.gradients(x, y)
+        if first:
+            self.paths.norms[self.alive.numpy()] = _norms(gradients, self.engine.counts())[: len(self.alive)]
+        self.rule.step(gradients, rate)
+
+    def measure(self, point: int) -> None:
+        """Write down what they have come to, and drop the lost, so that the rest do not pay for them."""
+        finite = self.paths.measure(point, self.engine, self.alive)
+        if not finite.all():
+            rows = finite.nonzero()[:, 0]
+            self.alive = self.alive[rows]
+            if len(rows):
+                self._hold(rows)
+
+
+def _norms(gradients: Sequence[Tensor], counts: Sequence[int]) -> NDArray[np.float64]:
     """L2 norm over all parameters [m]; counts: how many parameters each number stands for."""
-    squares = [one.double().square() for one in gradients]
-    if counts is not None:
-        squares = [one * count for one, count in zip(squares, counts, strict=True)]
-    total = sum(one.reshape(len(one), -1).sum(dim=1) for one in squares)
-    assert isinstance(total, Tensor)
-    return np.asarray(total.sqrt().numpy(), np.float64)
+    pairs = zip(gradients, counts, strict=True)
+    squares = [count * one.double().flatten(1).square().sum(dim=1) for one, count in pairs]
+    return np.asarray(torch.stack(squares).sum(dim=0).sqrt().numpy(), np.float64)
 
 
 def _scored(score: Score, engine: Engine, x: Any, y: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -175,21 +208,10 @@ class _Paths:
         return torch.from_numpy(finite)
 
     def runs(self, cells: Sequence[Cell], engine: str, note: str) -> list[Run]:
-        def path(kind: int, r: int) -> tuple[float, ...]:
-            return tuple(self.table[kind, r].tolist())
-
+        loss, metric, held_loss, held_metric = ([tuple(path) for path in side.tolist()] for side in self.table)
+        norms = self.norms.tolist()
         return [
-            Run(
-                cell,
-                path(0, r),
-                path(1, r),
-                path(2, r),
-                path(3, r),
-                float(self.norms[r]),
-                self.diverged[r],
-                engine,
-                note,
-            )
+            Run(cell, loss[r], metric[r], held_loss[r], held_metric[r], norms[r], self.diverged[r], engine, note)
             for r, cell in enumerate(cells)
         ]
 
@@ -202,12 +224,12 @@ def why_plain(work: Work, cell: Cell) -> str | None:
     spec = work.subject.spec
     if exactly.fits(work) or chains.fits(spec, work.setup.loss):
         return None
-    brought, state = work.subject.brought(0), work.subject.state(cell)
+    code, state = _code(work), work.subject.state(cell)
     x, y = next(iter(work.split.batches(1)))
 
     def make(batched: bool) -> mapped.Models:
         copies = [{name: one.clone() for name, one in state.items()} for _ in range(2)]
-        return mapped.Models(brought, copies, work.score, seed=work.setup.data_seed, batched=batched)
+        return mapped.Models(code, copies, seed=work.setup.data_seed, batched=batched)
 
     with torch.no_grad():
         return mapped.why_not_batched(make, x, y)
@@ -226,7 +248,7 @@ def chunk_size(work: Work, cell: Cell, memory_mb: float) -> int:
     else:
         x, y = next(iter(work.split.batches(1)))
         state = work.subject.state(cell)
-        in_a_step = mapped.floats_a_run(work.subject.brought(0), state, work.score, x, y)
+        in_a_step = mapped.floats_a_run(_code(work), state, x, y)
         floats, weights = in_a_step * -(-rows // work.split.batch_size), sum(one.numel() for one in state.values())
     kept = COPIES[setup.optimizer] * weights
     usual = min(MOST, max(FEWEST, int(CACHE // (4 * (in_a_step + kept)))))

@@ -198,10 +198,11 @@ class Chains:
             found += [out * heard, out]
         return found
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Tensor) -> Tensor:
         """Go on with some of the models."""
         self.weights, self.biases = ([one[rows] for one in group] for group in (self.weights, self.biases))
         self._rooms.clear()
+        return rows
 
 
 def _flat(many: Tensor) -> Tensor:
