@@ -212,12 +212,24 @@ class NotANumber(nn.Module):
         return self.layer(x) * float("nan")
 
 
-def test_what_is_not_a_number_from_the_start_is_lost_at_the_first_point() -> None:
+def test_what_is_not_a_number_from_the_start_is_lost_at_step_0() -> None:
     done = sb.race(NotANumber, "iris", schemes=["as_built"], seeds=2, etas=[0.1], steps=10)
-    assert [run.diverged_at for run in done.runs] == [1, 1]
+    assert [run.diverged_at for run in done.runs] == [0, 0]
+    assert "as_built is lost at step 0: before any step its loss is not finite, in 2 of 2 runs." in str(done)
     assert done.summaries[0].diverged == 1.0
     assert "inf" in str(done)
     assert "NaN" not in done.to_json()
+
+
+def test_one_lost_from_the_start_leaves_the_others_as_they_are_alone() -> None:
+    knobs: dict[str, Any] = {"seeds": 3, "etas": [0.1], "steps": 20, "points": 4, "optimizer": "momentum"}
+    done = sb.race("mlp:8:relu", "iris", schemes=["he", "constant(1e30)", "normal(1e30)"], **knobs)
+    lost = [run for run in done.runs if run.cell.scheme != "kaiming_normal"]
+    assert {run.diverged_at for run in lost if run.engine == "batched"} == {0}
+    assert all(np.isnan(run.loss[1:]).all() and np.isnan(run.grad_norm) for run in lost if run.engine == "batched")
+    alone = sb.race("mlp:8:relu", "iris", schemes=["he"], **knobs)
+    np.testing.assert_allclose([run.loss for run in done.runs[:3]], [run.loss for run in alone.runs], rtol=1e-5)
+    assert "kaiming_normal is lost" not in str(done)
 
 
 # ---- known answers ---------------------------------------------------------------------------------------------------
