@@ -38,7 +38,7 @@ class Engine(Protocol):
 
     def gradients(self, x: Any, y: Any) -> list[Tensor]: ...
 
-    def counts(self) -> list[int]: ...
+    def counts(self) -> Sequence[int | Tensor]: ...
 
     def keep(self, rows: Tensor) -> Tensor: ...
 
@@ -71,7 +71,8 @@ def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain
     """Written out, as one-unit nets where the start is tied, by vmap, or one by one."""
     spec = work.subject.spec
     if plain is not None:
-        models = mapped.Models(_code(work), states, seed=work.setup.data_seed, batched=False)
+        brought, seed = work.subject.brought(0), work.setup.data_seed
+        models = mapped.Models(brought, states, work.score, seed=seed, batched=False)
         return _trained(work, cells, models, "one by one", plain)
     if spec is None or not chains.fits(spec, work.setup.loss):
         return _by_vmap(work, cells, states, later)
@@ -87,14 +88,12 @@ def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain
 
 
 def _by_vmap(work: Work, cells: Sequence[Cell], states: Sequence[State], later: int) -> list[Run]:
-    stepper = stepper_of(work.race, lambda: _code(work), work.compile)
-    seed, ahead = work.setup.data_seed, (1 + later) * work.setup.steps
-    models = mapped.Models(_code(work), states, seed=seed, batched=True, stepper=stepper, ahead=ahead)
+    stepper = stepper_of(work.race, lambda: mapped.Code(work.subject.brought(0), work.score), work.compile)
+    models = mapped.Models(
+        work.subject.brought(0), states, work.score, seed=work.setup.data_seed, batched=True,
+        stepper=stepper, ahead=(1 + later) * work.setup.steps,
+    )  # fmt: skip
     return [replace(run, note=stepper.note) for run in _trained(work, cells, models, "batched")]
-
-
-def _code(work: Work) -> mapped.Code:
-    return mapped.Code(work.subject.brought(0), work.score)
 
 
 def _with_looks(work: Work, cells: Sequence[Cell], runs: Sequence[Run], states: Sequence[State] | None) -> list[Run]:
@@ -161,10 +160,12 @@ class _Field:
                 self._hold(rows)
 
 
-def _norms(gradients: Sequence[Tensor], counts: Sequence[int]) -> NDArray[np.float64]:
+def _norms(gradients: Sequence[Tensor], counts: Sequence[int | Tensor]) -> NDArray[np.float64]:
     """L2 norm over all parameters [m]; counts: how many parameters each number stands for."""
-    pairs = zip(gradients, counts, strict=True)
-    squares = [count * one.double().flatten(1).square().sum(dim=1) for one, count in pairs]
+    squares = [
+        (count * one.double().square()).reshape(len(one), -1).sum(dim=1)  # scalars, too
+        for one, count in zip(gradients, counts, strict=True)
+    ]
     return np.asarray(torch.stack(squares).sum(dim=0).sqrt().numpy(), np.float64)
 
 
@@ -224,12 +225,12 @@ def why_plain(work: Work, cell: Cell) -> str | None:
     spec = work.subject.spec
     if exactly.fits(work) or chains.fits(spec, work.setup.loss):
         return None
-    code, state = _code(work), work.subject.state(cell)
+    brought, state = work.subject.brought(0), work.subject.state(cell)
     x, y = next(iter(work.split.batches(1)))
 
     def make(batched: bool) -> mapped.Models:
         copies = [{name: one.clone() for name, one in state.items()} for _ in range(2)]
-        return mapped.Models(code, copies, seed=work.setup.data_seed, batched=batched)
+        return mapped.Models(brought, copies, work.score, seed=work.setup.data_seed, batched=batched)
 
     with torch.no_grad():
         return mapped.why_not_batched(make, x, y)
@@ -248,7 +249,7 @@ def chunk_size(work: Work, cell: Cell, memory_mb: float) -> int:
     else:
         x, y = next(iter(work.split.batches(1)))
         state = work.subject.state(cell)
-        in_a_step = mapped.floats_a_run(_code(work), state, x, y)
+        in_a_step = mapped.floats_a_run(work.subject.brought(0), state, work.score, x, y)
         floats, weights = in_a_step * -(-rows // work.split.batch_size), sum(one.numel() for one in state.values())
     kept = COPIES[setup.optimizer] * weights
     usual = min(MOST, max(FEWEST, int(CACHE // (4 * (in_a_step + kept)))))

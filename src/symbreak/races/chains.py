@@ -190,7 +190,7 @@ class Chains:
 
         self._backward(x, y, -eta[:, None, None].to(self.weights[0].dtype), take)
 
-    def counts(self) -> list[int]:
+    def counts(self) -> Sequence[int]:
         """For each parameter, how many weights each of its numbers stands for."""
         found = []
         for k in range(len(self.weights)):

@@ -98,8 +98,9 @@ class Models:
     A compiled step takes so many rows and no others: where fewer models are left, copies of the first fill them up.
 
     Args:
-        code: whose tensors they are.
+        brought: the module whose code runs, and its objective where it has one.
         states: tensors of each start.
+        score: the loss, where there is no objective.
         seed: of dropout and the like; every run draws the same masks.
         batched: by vmap, or one by one.
         stepper: compiles the step where that pays.
@@ -108,18 +109,19 @@ class Models:
 
     def __init__(
         self,
-        code: Code,
+        brought: Brought,
         states: Sequence[State],
+        score: Score,
         *,
         seed: int,
         batched: bool,
         stepper: Stepper | None = None,
         ahead: int = 0,
     ) -> None:
-        self.code, self.seed, self.batched, self.calls, self.ahead = code, seed, batched, 0, ahead
-        self.stepper = stepper or Stepper(lambda: code, False)
-        self.named = {name for name, _ in code.module.named_parameters()}
-        learn = [name for name, one in code.module.named_parameters() if one.requires_grad]
+        self.code, self.seed, self.batched, self.calls, self.ahead = Code(brought, score), seed, batched, 0, ahead
+        self.stepper = stepper or Stepper(lambda: self.code, False)
+        self.named = {name for name, _ in brought.model.named_parameters()}
+        learn = [name for name, one in brought.model.named_parameters() if one.requires_grad]
         self.learned = {name: torch.stack([state[name] for state in states]) for name in learn}
         rest = [name for name in states[0] if name not in self.learned]
         self.fixed = {name: torch.stack([state[name] for state in states]) for name in rest}
@@ -129,7 +131,7 @@ class Models:
     def parameters(self) -> list[Tensor]:
         return list(self.learned.values())
 
-    def counts(self) -> list[int]:
+    def counts(self) -> Sequence[int | Tensor]:
         """How many weights each number of a parameter stands for."""
         return [1] * len(self.learned)
 
@@ -236,7 +238,7 @@ def _seen(models: Models, x: Any, y: Tensor | None) -> Tensor:
     return models.outputs(x) if models.code.minimised is None else models.objectives(x, y)
 
 
-def floats_a_run(code: Code, state: State, x: Any, y: Tensor | None) -> int:
+def floats_a_run(brought: Brought, state: State, score: Score, x: Any, y: Tensor | None) -> int:
     """Numbers that one run needs: tensors, gradients, and what autograd keeps for the backward pass."""
     kept = 0
 
@@ -245,7 +247,7 @@ def floats_a_run(code: Code, state: State, x: Any, y: Tensor | None) -> int:
         kept += tensor.numel()
         return tensor
 
-    one = Models(code, [state], seed=0, batched=False)
+    one = Models(brought, [state], score, seed=0, batched=False)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         one.gradients(x, y)
     return 2 * sum(tensor.numel() for tensor in state.values()) + 2 * kept
