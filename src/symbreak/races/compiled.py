@@ -77,8 +77,7 @@ class Stepper:
         """One step, in training mode; `left` are to come in this process with it."""
         rows = len(next(iter(learned.values())))
         if self.fast is not None and code is self.code and rows == self.rows:
-            with torch.compiler.set_stance("eager_on_recompile"):
-                return self.fast(learned, fixed, x, y)
+            return self.fast(learned, fixed, x, y)
         if not self.settled and (self.wanted or self._pays(left)):
             self.settled = True
             self._compile(learned, fixed, x, y)
@@ -119,8 +118,7 @@ class Stepper:
         if not _same(found, run(code.step)):
             self.note = "not compiled: a compiled step and a plain one give different gradients"
             return
-        with torch.compiler.set_stance("eager_on_recompile"):
-            slow, quick = _timed(lambda: run(code.step), lambda: run(fast))
+        slow, quick = _timed(lambda: run(code.step), lambda: run(fast))
         if quick > FASTER * slow:
             self.note = f"not compiled: it takes {quick / slow:.2f} of a plain step's time"
             return
