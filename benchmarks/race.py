@@ -1,6 +1,6 @@
 """What a race costs against training one by one: plain torch, scikit-learn, and the machine's own matrix products.
 
-    python benchmarks/race.py [--quick] [--cpu] [scaling nets folded compiled cluster]
+    python benchmarks/race.py [--quick] [--cpu] [scaling nets folded compiled long cluster]
 
 The plain loop trains the same nets on the same mini-batches from the same starts; scikit-learn nets of the same shape
 for as many steps. All take turns in one process with the same threads, after a warm-up, and the best turn counts. --cpu
@@ -11,9 +11,10 @@ cost near linear in the number of runs, memory under the limit. Starts are looke
 
 folded: a module of 64-256-256-10 at a constant, at 16 learning rates, as its quotient (the proof counts) against whole.
 
-compiled: what torch.compile makes of the vmapped step, and after how many steps its compilation is paid for. cluster:
-a Dask cluster on this machine, two workers of one thread against one, by the clock, and what a chunk costs beyond its
-work. Names of parts run those alone.
+compiled: what torch.compile makes of a vmapped step and of a built-in net's, and after how many steps its compilation
+is paid for. long: a race of 256 modules of 64-16-16-10 over 20,000 steps, plain, and compiled of its own accord.
+cluster: a Dask cluster on this machine, two workers of one thread against one, by the clock, and what a chunk costs
+beyond its work. Names of parts run those alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from symbreak import nets, race
-from symbreak.races import Cell, batched, tied
+from symbreak.races import Cell, batched, chains, tied
+from symbreak.races.compiled import OPTIONS
 from symbreak.races.plan import prepared
 from symbreak.races.work import Run, Work
 from symbreak.schemes import parse
@@ -104,15 +106,15 @@ def best(call: Callable[[], object], turns: int) -> float:
 
 def product_rate(m: int, b: int, i: int, o: int) -> float:
     """GFLOP/s of one batched product of the hidden layers' shape, at its best."""
-    W, h, out = torch.randn(m, o, i + 1), torch.randn(m, i + 1, b), torch.empty(m, o, b)
+    W, h, out = torch.randn(m, o, i), torch.randn(m, i, b), torch.empty(m, o, b)
     seconds = min(best(lambda: torch.bmm(W, h, out=out), 20) for _ in range(3))
-    return 2 * m * b * (i + 1) * o / seconds / 1e9
+    return 2 * m * b * i * o / seconds / 1e9
 
 
 def flops(widths: tuple[int, ...], batch: int) -> int:
     """Of the products of one step of one net: forward, weights' gradient, and back through all layers but the first."""
     layers = list(itertools.pairwise(widths))
-    return sum(2 * batch * (i + 1) * o * (2 if not k else 3) for k, (i, o) in enumerate(layers))
+    return sum(2 * batch * i * o * (2 if not k else 3) for k, (i, o) in enumerate(layers))
 
 
 def compare(hidden: str, n_runs: int, batch: int, steps: int, budget: float, *, turns: int) -> list[str]:
@@ -193,8 +195,8 @@ def plain_mlp(width: int) -> nn.Module:
 
 
 def compiled() -> list[str]:
-    """A measurement without a budget: it says why races do not compile."""
-    print("torch.compile of the vmapped step, fresh cache: seconds to compile by the clock, milliseconds a step")
+    """A measurement without a budget: what compiling costs and gains, step by step."""
+    print("torch.compile of a step, fresh cache: seconds to compile by the clock, milliseconds a step")
     X, y = (part[:1280] for part in prepared("mlp:16:relu", "digits", held_out=0).table.train)
     cases: list[tuple[str, Callable[[], nn.Module], Tensor, int, int]] = [
         ("64-16-16-10", lambda: plain_mlp(16), X, 256, 32),
@@ -205,21 +207,71 @@ def compiled() -> list[str]:
         torch.manual_seed(0)
         models = [make() for _ in range(m)]
         stacked = {key: torch.stack([one.state_dict()[key] for one in models]) for key in models[0].state_dict()}
-        step = _vmapped(models[0])
-        fast: Any = torch.compile(_vmapped(models[0]), dynamic=False)
-        x, wanted = inputs[:b], y[:b]
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _cache(folder):
-            started = time.perf_counter()
-            found = fast(stacked, x, wanted)
-            seconds = time.perf_counter() - started
-        expected = step(stacked, x, wanted)
+        step, given = _vmapped(models[0]), (stacked, inputs[:b], y[:b])
+        fast, seconds = _compiled(_vmapped(models[0]), *given)
+        expected, found = step(*given), fast(*given)
         gap = max(float((found[key] - expected[key]).abs().max() / expected[key].abs().max()) for key in expected)
-        before, after = _milliseconds(step, stacked, x, wanted), _milliseconds(fast, stacked, x, wanted)
-        paid = f"paid for after {1e3 * seconds / (before - after):.0f} steps" if after < before else "never paid for"
-        print(
-            f"  {m:3d} x {name:27s} compile {seconds:5.1f} s   step {before:6.2f} -> {after:6.2f} ms, {paid}   "
-            f"(gradients differ by {gap:.0e})"
-        )
+        print(f"{_paid(f'{m} vmapped {name}', step, fast, seconds, *given)}   (gradients differ by {gap:.0e})")
+    for hidden, m, b in (("16-16", 160, 32), ("64-64", 16, 128)):
+        work = work_of(hidden, b, 1)
+        assert work.subject.spec is not None
+        many = chains.stack(work.subject.spec, [work.subject.state(cell) for cell in cells(m)], "ce")
+        x, wanted = next(work.table.batches(1))
+        eta = torch.full((m,), ETA)
+        fast, seconds = _compiled(_functional, many.weights, many.biases, x, wanted, eta)
+        print(_paid(f"{m} built-in {hidden}", lambda *_: many.descend(*_[2:]), fast, seconds,  # noqa: B023
+                    many.weights, many.biases, x, wanted, eta))  # fmt: skip
+    return []
+
+
+def _compiled(step: Callable[..., Any], *given: object) -> tuple[Callable[..., Any], float]:
+    """The step and the seconds of its compilation."""
+    fast: Any = torch.compile(step, fullgraph=True, dynamic=False, options=OPTIONS)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _cache(folder):
+        seconds = _clocked(lambda: fast(*given))
+    return fast, seconds
+
+
+def _paid(name: str, step: Callable[..., Any], fast: Callable[..., Any], seconds: float, *given: object) -> str:
+    before, after = _milliseconds(step, *given), _milliseconds(fast, *given)
+    paid = f"paid for after {1e3 * seconds / (before - after):.0f} steps" if after < before else "never paid for"
+    return f"  {name:38s} compile {seconds:5.1f} s   step {before:6.2f} -> {after:6.2f} ms, {paid}"
+
+
+def _functional(weights: list[Tensor], biases: list[Tensor], x: Tensor, y: Tensor, eta: Tensor) -> None:
+    """The step of a built-in ReLU net as one would write it for torch.compile, which plans its own memory."""
+    z = torch.matmul(weights[0], x.T) + biases[0][:, :, None]
+    hidden = []
+    for W, b in zip(weights[1:], biases[1:], strict=True):
+        hidden.append(torch.relu(z))
+        z = torch.bmm(W, hidden[-1]) + b[:, :, None]
+    expected = F.one_hot(y, z.shape[1]).T.to(z.dtype)
+    delta = (torch.softmax(z, 1) - expected) * (-eta[:, None, None] / len(y))
+    for k in range(len(weights) - 1, 0, -1):
+        below = torch.bmm(weights[k].transpose(1, 2), delta) * (hidden[k - 1] > 0)
+        weights[k].baddbmm_(delta, hidden[k - 1].transpose(1, 2))
+        biases[k].add_(delta.sum(2))
+        delta = below
+    weights[0].add_(torch.matmul(delta, x))
+    biases[0].add_(delta.sum(2))
+
+
+def long(steps: int) -> list[str]:
+    """By the clock, compiling included: the race decides by itself."""
+    print(f"a race of 256 modules 64-16-16-10, batch 32, {steps} steps, by the clock, fresh cache")
+    knobs: dict[str, Any] = {"schemes": ["he"], "seeds": 256, "etas": [ETA], "steps": steps, "points": 5}
+    with tempfile.TemporaryDirectory() as folder, _cache(folder):
+        done = race(lambda: plain_mlp(16), "digits", **knobs)
+    print(f"  {done.seconds:.1f} s of its own accord", flush=True)
+    plain = race(lambda: plain_mlp(16), "digits", compile=False, **knobs)
+    ours, theirs = (np.array([run.loss for run in one.runs]) for one in (done, plain))
+    gaps = np.abs(ours / theirs - 1).max(axis=0)
+    for note in done.notes:
+        print(f"  {note}")
+    print(
+        f"  plain {plain.seconds:.1f} s, of its own accord {done.seconds:.1f} s: {plain.seconds / done.seconds:.2f} "
+        f"times as fast\n  largest relative difference of losses at each point: {' '.join(f'{g:.0e}' for g in gaps)}"
+    )
     return []
 
 
@@ -339,7 +391,7 @@ def _clocked(call: Callable[[], object]) -> float:
 def main() -> int:
     warnings.simplefilter("ignore")  # scikit-learn's ConvergenceWarning: it is stopped on purpose
     quick = "--quick" in sys.argv
-    parts = ["scaling", "nets", "folded", "compiled", "cluster"]
+    parts = ["scaling", "nets", "folded", "compiled", "long", "cluster"]
     asked = [one for one in sys.argv[1:] if not one.startswith("--")] or parts
     steps, turns = (60, 1) if quick else (300, 3)
     failed: list[str] = []
@@ -352,6 +404,8 @@ def main() -> int:
         failed += as_quotient(steps, turns=turns)
     if "compiled" in asked and not quick:
         failed += compiled()
+    if "long" in asked and not quick:
+        failed += long(20_000)
     if "cluster" in asked:
         failed += cluster(quick=quick)
     print("over budget: " + ("; ".join(failed) or "none"))

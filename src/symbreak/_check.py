@@ -111,7 +111,8 @@ def _worth_a_proof(trace: Trace) -> bool:
     start equal and get no gradient, by which to tell whether they stay so, are what published starts pad layers with
     (identity); a layer that is one constant throughout has nothing left to prove.
     """
-    return any(s.tied or s.multiples for s in trace.slices) or any(1 < distinct < units for distinct, units in trace.width.values())
+    copies = any(s.tied or s.multiples for s in trace.slices)
+    return copies or any(1 < distinct < units for distinct, units in trace.width.values())
 
 
 def _optimizer(optimizer: str | Optimizer) -> tuple[str, float]:

@@ -113,6 +113,28 @@ def test_an_objective_that_draws_its_data_draws_the_same_for_every_run() -> None
     assert together[0].loss != together[2].loss
 
 
+def by_name(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return (model(x)[:, 0] - y).square().mean() + 0.01 * model.get_parameter("0.weight").square().sum()
+
+
+def with_a_frozen_one() -> tuple[nn.Module, Any, Any]:
+    model = net()
+    model.get_parameter("0.weight").requires_grad_(False)
+    return model, pair(), by_name
+
+
+def test_an_objective_that_insists_on_parameters_runs_one_by_one_and_says_so() -> None:
+    knobs: dict[str, Any] = {"schemes": ["as_built"], "seeds": 2, "etas": [0.1], "steps": 10, "points": 10}
+    done = sb.race(lambda: (net(), pair(), by_name), None, **knobs)
+    assert {run.engine for run in done.runs} == {"one by one"}
+    assert "one by one: vmap refuses it (AttributeError: `weight` is not an nn.Parameter)" in done.notes[0]
+    work = prepared(lambda: (net(), pair(), by_name), None, steps=10, points=10)
+    seen, state = work.split.seen(), work.subject.state(done.runs[1].cell)
+    np.testing.assert_allclose(done.runs[1].loss, alone(state, work.split.batches(10), by_name, 0.1, seen), rtol=1e-4)
+    assert sb.race(with_a_frozen_one, None, **knobs).finished
+
+
 def test_factories_on_the_command_line_and_in_workers(tmp_path: Path) -> None:
     (tmp_path / "brought.py").write_text(
         "import torch\nfrom torch import nn\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import symbreak as sb
+from races.singly import OPTIMIZERS
 from symbreak import nets
 from symbreak.errors import DataError, ForwardError, ModelError, SchemeError, TargetError
 from symbreak.races import Cell, Race, RaceError, batched, samples
@@ -23,13 +25,6 @@ race = Race()
 
 
 # ---- the same curves as single runs ----------------------------------------------------------------------------------
-
-OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
-    "sgd": lambda p, eta: torch.optim.SGD(p, lr=eta),
-    "momentum": lambda p, eta: torch.optim.SGD(p, lr=eta, momentum=0.9),
-    "adam": lambda p, eta: torch.optim.Adam(p, lr=eta),
-    "adamw": lambda p, eta: torch.optim.AdamW(p, lr=eta),
-}
 
 
 def single(
@@ -212,12 +207,24 @@ class NotANumber(nn.Module):
         return self.layer(x) * float("nan")
 
 
-def test_what_is_not_a_number_from_the_start_is_lost_at_the_first_point() -> None:
+def test_what_is_not_a_number_from_the_start_is_lost_at_step_0() -> None:
     done = sb.race(NotANumber, "iris", schemes=["as_built"], seeds=2, etas=[0.1], steps=10)
-    assert [run.diverged_at for run in done.runs] == [1, 1]
+    assert [run.diverged_at for run in done.runs] == [0, 0]
+    assert "as_built is lost at step 0: before any step its loss is not finite, in 2 of 2 runs." in str(done)
     assert done.summaries[0].diverged == 1.0
     assert "inf" in str(done)
     assert "NaN" not in done.to_json()
+
+
+def test_one_lost_from_the_start_leaves_the_others_as_they_are_alone() -> None:
+    knobs: dict[str, Any] = {"seeds": 3, "etas": [0.1], "steps": 20, "points": 4, "optimizer": "momentum"}
+    done = sb.race("mlp:8:relu", "iris", schemes=["he", "constant(1e30)", "normal(1e30)"], **knobs)
+    lost = [run for run in done.runs if run.cell.scheme != "kaiming_normal"]
+    assert {run.diverged_at for run in lost if run.engine == "batched"} == {0}
+    assert all(np.isnan(run.loss[1:]).all() and np.isnan(run.grad_norm) for run in lost if run.engine == "batched")
+    alone = sb.race("mlp:8:relu", "iris", schemes=["he"], **knobs)
+    np.testing.assert_allclose([run.loss for run in done.runs[:3]], [run.loss for run in alone.runs], rtol=1e-5)
+    assert "kaiming_normal is lost" not in str(done)
 
 
 # ---- known answers ---------------------------------------------------------------------------------------------------
@@ -330,17 +337,8 @@ def test_points_order_and_pairing() -> None:
     assert not torch.equal(first[0], next(prepared("mlp:4", "iris", data_seed=1, batch_size=50).split.batches(1))[0])
 
 
-def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = batched.run, 0
-
-    def stops(*args: Any, **knobs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return real(*args, **knobs)
-
-    monkeypatch.setattr(batched, "run", stops)
+@pytest.mark.usefixtures("ctrl_c_in_the_third_chunk")
+def test_interrupted() -> None:
     done = sb.race("mlp:8:tanh", "iris", schemes=["he"], seeds=9, etas=[0.1], steps=10, memory_mb=0.04)
     assert 0 < len(done.runs) < 9
     assert not done.finished
@@ -426,6 +424,15 @@ def no_module() -> int:
 def test_mistakes(target: Any, data: Any, knobs: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         sb.race(target, data, **{"schemes": ["he"], "seeds": 2, "steps": 2, **knobs})
+
+
+def test_a_race_and_its_plan_have_the_same_knobs() -> None:
+    """race() spells them out for whoever reads its signature; a default that is changed in one place is red here."""
+    theirs = inspect.signature(prepared).parameters
+    ours = {name: one for name, one in inspect.signature(Race.__call__).parameters.items() if name in theirs}
+    assert {name: (one.default, one.annotation) for name, one in ours.items()} == {
+        name: (one.default, one.annotation) for name, one in theirs.items()
+    }
 
 
 def test_a_cell_is_a_value() -> None:

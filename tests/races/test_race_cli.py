@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,17 @@ def test_a_factory_that_brings_batch_and_objective_needs_no_data(tmp_path: Path)
     assert done.exit_code == 0, done.output
     assert "loss objective all.<locals>.<lambda>" in done.stdout
     assert "as_built" in done.stdout
+
+
+def test_json_on_a_stdout_that_is_not_unicode_is_json_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "größe.py").write_text("from torch import nn\ndef netz(): return nn.Linear(4, 3)\n", encoding="utf-8")
+    store, command = tmp_path / "runs.sqlite", [sys.executable, "-m", "symbreak"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"}
+    target = [f"{tmp_path}/größe.py:netz", "--data", "iris", "--init", "he", "--seeds", "0", "--steps", "2"]
+    for arguments in (["race", *target, "--store", str(store)], ["report", str(store)]):
+        done = subprocess.run([*command, *arguments, "--format", "json"], env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.decode("ascii"))["setup"]["target"].endswith("größe.py:netz")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import symbreak as sb
-from symbreak.races import Cell, StoreError, batched
+from symbreak.races import Cell, StoreError
 from symbreak.races._race import prepared
 from symbreak.races.result import from_json
 from symbreak.races.store import Store
@@ -48,17 +48,8 @@ def test_the_same_command_runs_nothing_twice_and_more_seeds_add(path: Path) -> N
     np.testing.assert_allclose([r.loss for r in more.runs], [r.loss for r in alone.runs], rtol=1e-4)
 
 
-def test_an_interrupted_race_goes_on_where_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = batched.run, 0
-
-    def stops(*args: Any, **knobs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return real(*args, **knobs)
-
-    monkeypatch.setattr(batched, "run", stops)
+@pytest.mark.usefixtures("ctrl_c_in_the_third_chunk")
+def test_an_interrupted_race_goes_on_where_it_was(path: Path) -> None:
     part = sb.race("mlp:8:tanh", "iris", seeds=9, store=path, **KNOBS)
     assert rows(path) == len(part.runs) < 18
     rest = sb.race("mlp:8:tanh", "iris", seeds=9, store=path, **KNOBS)

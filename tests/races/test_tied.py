@@ -13,18 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import symbreak as sb
+from races.singly import OPTIMIZERS
 from symbreak import nets
 from symbreak.races import Run
 from symbreak.races.plan import prepared
 from symbreak.races.tied import is_tied
 from symbreak.races.work import Work
 
-OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
-    "sgd": lambda p, eta: torch.optim.SGD(p, lr=eta),
-    "momentum": lambda p, eta: torch.optim.SGD(p, lr=eta, momentum=0.9),
-    "adam": lambda p, eta: torch.optim.Adam(p, lr=eta),
-    "adamw": lambda p, eta: torch.optim.AdamW(p, lr=eta),
-}
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iris": F.cross_entropy,
     "diabetes": lambda z, y: F.mse_loss(z[:, 0], y.double()),

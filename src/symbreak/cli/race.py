@@ -10,7 +10,7 @@ import click
 from symbreak import factories
 from symbreak.cli import options
 from symbreak.cli.outcome import CLEAN, INTERRUPTED, told
-from symbreak.cli.terminal import must_be_png, working, write, write_bytes
+from symbreak.cli.terminal import must_be_png, printable, working, write, write_bytes
 from symbreak.errors import SymbreakError
 
 if TYPE_CHECKING:
@@ -113,9 +113,12 @@ def show(done: RaceResult, format_: str, output: Path | None, plot: Path | None)
     if plot is not None and done.runs:  # interrupted at once, there is nothing to draw
         write_bytes(done.to_png(), plot)
     if format_ == "csv":
-        write(str(done.to_frame().to_csv(index=False)), output)
+        text = str(done.to_frame().to_csv(index=False))
+    elif format_ == "json":
+        text = done.to_json() if output is not None else printable(done.to_json())
     else:
-        write(done.to_text() if format_ == "full" else done.to_json(), output)
+        text = done.to_text()
+    write(text, output)
 
 
 def _seeds(text: str) -> list[int]:

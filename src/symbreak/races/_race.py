@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from symbreak.errors import SchemeError
 from symbreak.races import batched, optimizers
@@ -19,10 +19,8 @@ from symbreak.races.result import RaceResult
 from symbreak.races.store import Store
 from symbreak.races.subjects import digest
 from symbreak.races.work import Run, Work
+from symbreak.races.workers import Chunk
 from symbreak.schemes import Scheme, critical
-
-if TYPE_CHECKING:
-    from symbreak.races.workers import Chunk
 
 USUAL = ("torch_default", "xavier_uniform", "kaiming_normal", "orthogonal")
 POLL = 0.5  # seconds between looks at what another race on the same store has finished
@@ -62,6 +60,9 @@ class Race:
         workers: processes, "dask://host:port", or a concurrent.futures.Executor.
         memory_mb: that the runs of one chunk may take.
         threads: of torch; None leaves them.
+        compile: whether the steps of modules other than built-in nets are compiled, which takes some 20 seconds. None:
+            where minutes of them are to come and a trial shows that it pays; losses are then those of plain steps to
+            rounding, not to the bit.
         progress: called as progress(runs done, runs in all, what is being done).
     Returns:
         a RaceResult; after Ctrl-C with the runs that were done, and `finished` False.
@@ -98,12 +99,13 @@ class Race:
         workers: Any = None,
         memory_mb: float = 1024.0,
         threads: int | None = None,
+        compile: bool | None = None,
         progress: Progress | None = None,
     ) -> RaceResult:
         work = prepared(
             target, data, steps=steps, batch_size=batch_size, optimizer=optimizer, schedule=schedule, loss=loss,
             metric=metric, held_out=held_out, goal=goal, points=points, data_seed=data_seed, look=look,
-            threads=threads,
+            threads=threads, compile=compile,
         )  # fmt: skip
         rates = positive("etas", optimizers.USUAL_ETA[work.setup.optimizer] if etas is None else etas)
         wanted = cells(scheme_texts(schemes), seed_list(seeds), rates, [1.0])
@@ -185,10 +187,11 @@ def _run(
     if workers is not None:  # every worker should have some, and a lost chunk should not cost much
         size = min(size, max(1, -(-len(set(twins.values())) // (2 * crews.how_many(workers)))))
     with Store(store, work.setup) if store is not None else nullcontext() as open_store:
-        lane = _Lane(work, twins, size, open_store, progress)
+        lane = _Lane(work, twins, size, open_store, progress, crews.how_many(workers))
         interrupted = lane.drive(plain, workers)
     runs = tuple(lane.done[cell] for cell in twins if cell in lane.done)
     notes = [f"Runs went one by one: {plain}."] if plain else []
+    notes += _on_compiling(work, runs)
     if interrupted:
         rest = "The same command with the same store runs the rest" if store is not None else "With a store they last"
         notes.append(f"Interrupted: {len(runs)} of {len(wanted)} runs are here. {rest}.")
@@ -196,6 +199,20 @@ def _run(
     if n_same:
         notes.append(f"{n_same} runs have the same start and learning rate as another, and were not repeated.")
     return RaceResult(work.setup, runs, len(wanted), lane.trained, time.perf_counter() - started, tuple(notes))
+
+
+def _on_compiling(work: Work, runs: Sequence[Run]) -> list[str]:
+    """What became of compiled steps, where that was asked for or tried."""
+    said = dict.fromkeys(run.note for run in runs if run.note.startswith(("compiled: ", "not compiled: ")))
+    if work.compile and not said:
+        return ["Nothing was compiled: only the steps of modules that are batched can be; others are written out."]
+    notes = []
+    for note in said:
+        what, _, rest = note.partition(": ")
+        if what == "compiled":
+            rest += "; their losses are those of plain steps to rounding, not to the bit"
+        notes.append(f"Runs whose steps were {what}: {rest}.")
+    return notes
 
 
 def _short(cell: Cell) -> str:
@@ -230,9 +247,15 @@ class _Lane:
     """The runs still to do, and those done: what the workers draw chunks from, and bring them back to."""
 
     def __init__(
-        self, work: Work, twins: dict[Cell, Cell], size: int, store: Store | None, progress: Progress | None
+        self,
+        work: Work,
+        twins: dict[Cell, Cell],
+        size: int,
+        store: Store | None,
+        progress: Progress | None,
+        n_workers: int,
     ) -> None:
-        self.work, self.size, self.store, self.progress = work, size, store, progress
+        self.work, self.size, self.store, self.progress, self.n_workers = work, size, store, progress, n_workers
         self.stands_for: dict[Cell, list[Cell]] = {}
         for cell, one in twins.items():
             self.stands_for.setdefault(one, []).append(cell)
@@ -273,7 +296,7 @@ class _Lane:
             chunk, waiting = waiting[: self.size], waiting[self.size :]
             mine = chunk if self.store is None else self.store.claim(chunk)[0]
             if mine:
-                yield tuple(mine)
+                yield Chunk(tuple(mine), -(-len(waiting) // self.size) // self.n_workers)
 
     def _take(self, runs: list[Run]) -> None:
         copies = [copy for run in runs for copy in self._copies(run)]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from symbreak.races import chains, exactly, looks, mapped
 from symbreak.races.chains import Chains
+from symbreak.races.compiled import stepper_of
 from symbreak.races.grid import Cell
 from symbreak.races.optimizers import COPIES, Rule
 from symbreak.races.scores import Score
 from symbreak.races.subjects import State
-from symbreak.races.tied import Folded, folded, is_tied, quotient
+from symbreak.races.tied import folded, is_tied, quotient
 from symbreak.races.work import Run, Work
 
 BEYOND = 1e6  # times the loss at the start, or times 1 where that is smaller: diverged
@@ -37,16 +38,19 @@ class Engine(Protocol):
 
     def gradients(self, x: Any, y: Any) -> list[Tensor]: ...
 
-    def keep(self, rows: Tensor) -> None: ...
+    def counts(self) -> Sequence[int | Tensor]: ...
+
+    def keep(self, rows: Tensor) -> Tensor: ...
 
 
-def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None) -> list[Run]:
+def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None, later: int = 0) -> list[Run]:
     """Train the cells of a chunk from start to end.
 
     Args:
         work: what and how.
         cells: which starts and learning rates.
         plain: why they run one by one; None: batched.
+        later: chunks that this process is likely to be given after it: a step is compiled for all of them.
     Example:
         >>> from symbreak.races._race import prepared
         >>> work = prepared("mlp:4:tanh", "xor", steps=10, points=2)
@@ -60,14 +64,14 @@ def run(work: Work, cells: Sequence[Cell], *, plain: str | None = None) -> list[
             return _with_looks(work, cells, exactly.run(work, cells), None)
     with threads(work.threads), torch.no_grad():
         states = [work.subject.state(cell) for cell in cells]
-        return _with_looks(work, cells, _by_engine(work, cells, states, plain), states)
+        return _with_looks(work, cells, _by_engine(work, cells, states, plain, later), states)
 
 
-def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None) -> list[Run]:
+def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None, later: int) -> list[Run]:
     """Written out, as one-unit nets where the start is tied, by vmap, or one by one."""
     spec = work.subject.spec
     if spec is None or plain is not None or not chains.fits(spec, work.setup.loss):
-        return _modules(work, cells, states, plain)
+        return _modules(work, cells, states, plain, later)
     found: dict[int, Run] = {}
     small = [r for r, state in enumerate(states) if is_tied(spec, state)]
     whole = sorted(set(range(len(cells))) - set(small))
@@ -79,18 +83,33 @@ def _by_engine(work: Work, cells: Sequence[Cell], states: Sequence[State], plain
     return [found[r] for r in range(len(cells))]
 
 
-def _modules(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None) -> list[Run]:
+def _modules(work: Work, cells: Sequence[Cell], states: Sequence[State], plain: str | None, later: int) -> list[Run]:
     """Starts with many equal units as their quotients, the others by vmap, or one by one."""
     found: dict[int, Run] = {}
     for rows, small in folded(work, states, batched=plain is None):
         found.update(zip(rows, _trained(work, [cells[r] for r in rows], small, "quotient", small.note), strict=True))
     rest = [r for r in range(len(cells)) if r not in found]
     if rest:
-        brought, seed, batched = work.subject.brought(0), work.setup.data_seed, plain is None
-        models = mapped.Models(brought, [states[r] for r in rest], work.score, seed=seed, batched=batched)
-        name = "batched" if batched else "one by one"
-        found.update(zip(rest, _trained(work, [cells[r] for r in rest], models, name, plain or ""), strict=True))
+        others = [cells[r] for r in rest], [states[r] for r in rest]
+        runs = _by_vmap(work, *others, later) if plain is None else _one_by_one(work, *others, plain)
+        found.update(zip(rest, runs, strict=True))
     return [found[r] for r in range(len(cells))]
+
+
+def _one_by_one(work: Work, cells: Sequence[Cell], states: Sequence[State], why: str) -> list[Run]:
+    brought, seed = work.subject.brought(0), work.setup.data_seed
+    return _trained(
+        work, cells, mapped.Models(brought, states, work.score, seed=seed, batched=False), "one by one", why
+    )
+
+
+def _by_vmap(work: Work, cells: Sequence[Cell], states: Sequence[State], later: int) -> list[Run]:
+    stepper = stepper_of(work.race, lambda: mapped.Code(work.subject.brought(0), work.score), work.compile)
+    models = mapped.Models(
+        work.subject.brought(0), states, work.score, seed=work.setup.data_seed, batched=True,
+        stepper=stepper, ahead=(1 + later) * work.setup.steps,
+    )  # fmt: skip
+    return [replace(run, note=stepper.note) for run in _trained(work, cells, models, "batched")]
 
 
 def _with_looks(work: Work, cells: Sequence[Cell], runs: Sequence[Run], states: Sequence[State] | None) -> list[Run]:
@@ -106,46 +125,64 @@ def _with_looks(work: Work, cells: Sequence[Cell], runs: Sequence[Run], states: 
     return [replace(run, wakeup=one.wakeup, width=one.width) for run, one in zip(runs, seen, strict=True)]
 
 
-def _trained(work: Work, cells: Sequence[Cell], engine: Engine, name: str, note: str) -> list[Run]:
-    setup, split = work.setup, work.split
-    paths = _Paths(work, len(cells))
-    rule = Rule(setup.optimizer, engine.parameters)
-    eta = torch.tensor([cell.eta for cell in cells], dtype=torch.float64)
-    fused = engine if isinstance(engine, Chains) and setup.optimizer == "sgd" else None
-    alive = torch.arange(len(cells))
+def _trained(work: Work, cells: Sequence[Cell], engine: Engine, name: str, note: str = "") -> list[Run]:
+    """All steps, with a look at the paths on the way."""
+    setup = work.setup
+    field = _Field(work, cells, engine)
     points = {step: number for number, step in enumerate(setup.points)}
-    paths.measure(0, engine, alive)
-    for step, (x, y) in enumerate(split.batches(setup.steps)):
-        rate = eta * work.schedule(step / setup.steps)
-        gradients = None if fused is not None and step else engine.gradients(x, y)
-        if gradients is not None and not step:
-            paths.norms = _norms(gradients, engine.counts() if isinstance(engine, Chains | Folded) else None)
-        if fused is not None:
-            assert y is not None
-            fused.descend(x, y, rate)
-        else:
-            assert gradients is not None
-            rule.step(gradients, rate)
+    field.measure(0)
+    for step, (x, y) in enumerate(work.split.batches(setup.steps)):
+        if not len(field.alive):
+            break
+        field.step(x, y, work.schedule(step / setup.steps), first=not step)
         if step + 1 in points:
-            finite = paths.measure(points[step + 1], engine, alive)
-            if not finite.all():  # the rest must not pay for those that are lost
-                rows = finite.nonzero()[:, 0]
-                alive, eta = alive[rows], eta[rows]
-                if not len(rows):
-                    break
-                engine.keep(rows)
-                rule.keep(rows, engine.parameters)
-    return paths.runs(cells, name, note)
+            field.measure(points[step + 1])
+    return field.paths.runs(cells, name, note)
 
 
-def _norms(gradients: Sequence[Tensor], counts: Sequence[Tensor] | None) -> NDArray[np.float64]:
+class _Field:
+    """The runs of a chunk that are still in the race: the rows of the engine's tensors, and the rate of each."""
+
+    def __init__(self, work: Work, cells: Sequence[Cell], engine: Engine) -> None:
+        self.engine, self.paths = engine, _Paths(work, len(cells))
+        self.rule = Rule(work.setup.optimizer, engine.parameters)
+        self.eta = torch.tensor([cell.eta for cell in cells], dtype=torch.float64)
+        self.alive = torch.arange(len(cells))
+        self._hold(self.alive)
+
+    def _hold(self, rows: Tensor) -> None:
+        held = self.engine.keep(rows)
+        self.eta = self.eta[held]
+        self.rule.keep(held, self.engine.parameters)
+
+    def step(self, x: Any, y: Any, factor: float, *, first: bool) -> None:
+        """One step of all; the first leaves the gradients' norms."""
+        rate = self.eta * factor
+        if isinstance(self.engine, Chains) and self.rule.name == "sgd" and not first:
+            self.engine.descend(x, y, rate)
+            return
+        gradients = self.engine.gradients(x, y)
+        if first:
+            self.paths.norms[self.alive.numpy()] = _norms(gradients, self.engine.counts())[: len(self.alive)]
+        self.rule.step(gradients, rate)
+
+    def measure(self, point: int) -> None:
+        """Write down what they have come to, and drop the lost, so that the rest do not pay for them."""
+        finite = self.paths.measure(point, self.engine, self.alive)
+        if not finite.all():
+            rows = finite.nonzero()[:, 0]
+            self.alive = self.alive[rows]
+            if len(rows):
+                self._hold(rows)
+
+
+def _norms(gradients: Sequence[Tensor], counts: Sequence[int | Tensor]) -> NDArray[np.float64]:
     """L2 norm over all parameters [m]; counts: how many parameters each number stands for."""
-    squares = [one.double().square() for one in gradients]
-    if counts is not None:
-        squares = [one * count for one, count in zip(squares, counts, strict=True)]
-    total = sum(one.reshape(len(one), -1).sum(dim=1) for one in squares)
-    assert isinstance(total, Tensor)
-    return np.asarray(total.sqrt().numpy(), np.float64)
+    squares = [
+        (count * one.double().square()).reshape(len(one), -1).sum(dim=1)  # scalars, too
+        for one, count in zip(gradients, counts, strict=True)
+    ]
+    return np.asarray(torch.stack(squares).sum(dim=0).sqrt().numpy(), np.float64)
 
 
 def _scored(score: Score, engine: Engine, x: Any, y: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -188,21 +225,10 @@ class _Paths:
         return torch.from_numpy(finite)
 
     def runs(self, cells: Sequence[Cell], engine: str, note: str) -> list[Run]:
-        def path(kind: int, r: int) -> tuple[float, ...]:
-            return tuple(self.table[kind, r].tolist())
-
+        loss, metric, held_loss, held_metric = ([tuple(path) for path in side.tolist()] for side in self.table)
+        norms = self.norms.tolist()
         return [
-            Run(
-                cell,
-                path(0, r),
-                path(1, r),
-                path(2, r),
-                path(3, r),
-                float(self.norms[r]),
-                self.diverged[r],
-                engine,
-                note,
-            )
+            Run(cell, loss[r], metric[r], held_loss[r], held_metric[r], norms[r], self.diverged[r], engine, note)
             for r, cell in enumerate(cells)
         ]
 

@@ -1,8 +1,12 @@
 """Many multilayer perceptrons of one shape as one: forward and backward written out, two products a layer.
 
 Index letters: m models, b samples, i units in, o units out. Signals are [m, o, b], samples last, because elementwise
-functions and the softmax then run over long rows: a softmax over a last axis of 10 took forty times as long. A unit
-that is always 1 carries the bias, so that a layer is one tensor [m, o, i + 1] and one product.
+functions and the softmax then run over long rows: a softmax over a last axis of 10 took forty times as long. Biases are
+tensors of their own: as one more column, heard by a unit that is always 1, they made rows of 65 numbers out of 64, and
+the product that is added into a first layer took twice as long.
+
+torch.compile has little to add here: a step compiled as a whole took as long as this one (`python benchmarks/race.py
+compiled`).
 """
 
 from __future__ import annotations
@@ -62,16 +66,16 @@ def _by_autograd(name: str) -> tuple[Forward, Pullback]:
 class _Room:
     """Memory for the signals of m models and n samples, used again at every step.
 
-    x [n, i + 1] of all models; inputs of each further layer [m, i + 1, n], with the unit of ones; z of each layer; and
-    dloss/d(input) of the further ones, which becomes dloss/dz below it.
+    z [m, o, n] of each layer; inputs [m, i, n] of each further one; and dloss/d(input) of the further ones, which
+    becomes dloss/dz below it.
     """
 
     def __init__(self, weights: Sequence[Tensor], n: int) -> None:
         m = len(weights[0])
-        self.x = weights[0].new_ones(n, weights[0].shape[2])
-        self.inputs = [W.new_ones(m, W.shape[2], n) for W in weights[1:]]
         self.z = [W.new_empty(m, W.shape[1], n) for W in weights]
-        self.slopes = [W.new_empty(m, W.shape[2] - 1, n) for W in weights[1:]]
+        self.inputs = [torch.empty_like(z) for z in self.z[:-1]]
+        self.slopes = [torch.empty_like(z) for z in self.z[:-1]]
+        self.ones = weights[0].new_ones(n)
 
 
 @dataclass(eq=False)
@@ -89,7 +93,8 @@ class Chains:
     Source: torch.bmm; the gradient of a multilayer perceptron as in any textbook.
     """
 
-    weights: list[Tensor]  # each [m, o, i + 1], the bias last
+    weights: list[Tensor]  # of each layer [m, o, i]
+    biases: list[Tensor]  # of each layer [m, o]
     activation: str
     loss: str
     copies: tuple[int, ...] = ()  # that each unit of a hidden layer stands for; empty: each for itself
@@ -97,15 +102,11 @@ class Chains:
     def __post_init__(self) -> None:
         self.phi, self.pullback = KNOWN.get(self.activation) or _by_autograd(self.activation)
         self._rooms: dict[int, _Room] = {}
-        self._heard: list[Tensor] = []  # of each further layer [i + 1]: how often it hears each of its inputs
-        for below, W in zip(self.copies, self.weights[1:], strict=False):
-            heard = W.new_full((W.shape[2],), float(below))
-            heard[-1] = 1.0  # the bias
-            self._heard.append(heard)
 
     @property
     def parameters(self) -> list[Tensor]:
-        return self.weights
+        """Weights and biases in turn, the first layer's first."""
+        return [one for pair in zip(self.weights, self.biases, strict=True) for one in pair]
 
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs [m, n, o] for features x [n, i]."""
@@ -122,13 +123,16 @@ class Chains:
         return self._rooms[n]
 
     def _forward(self, x: Tensor) -> _Room:
-        room = self.room(len(x))
-        room.x[:, :-1] = x
-        torch.mm(_flat(self.weights[0]), room.x.T, out=_flat(room.z[0]))
-        for number, (h, W) in enumerate(zip(room.inputs, self.weights[1:], strict=True)):
-            self.phi(room.z[number], h[:, :-1])
-            torch.bmm(W * self._heard[number] if self.copies else W, h, out=room.z[number + 1])
+        room, x = self.room(len(x)), x.to(self.weights[0].dtype)
+        torch.addmm(self.biases[0].view(-1, 1), _flat(self.weights[0]), x.T, out=_flat(room.z[0]))
+        for k, h in enumerate(room.inputs, start=1):
+            self.phi(room.z[k - 1], h)
+            torch.baddbmm(self.biases[k][:, :, None], self.weights[k], h, alpha=self._copies(k - 1), out=room.z[k])
         return room
+
+    def _copies(self, k: int) -> int:
+        """How many units each unit of layer k stands for."""
+        return self.copies[k] if k < len(self.copies) else 1
 
     def slope(self, z: Tensor, y: Tensor, rate: Tensor | None) -> Tensor:
         """dloss/dz of the last layer [m, o, b], times rate [m, 1, 1]."""
@@ -143,59 +147,62 @@ class Chains:
         return slope.mul_(per if rate is None else per * rate)
 
     def _backward(self, x: Tensor, y: Tensor, rate: Tensor | None, use: Use) -> None:
-        """Hand each layer's (number, delta [m, o, b], input) to `use`, the last first; delta times rate.
+        """Hand each layer's (k, delta [m, o, b], input) to `use`, the last first; delta times rate.
 
-        The first layer's input is one for all models, [b, i + 1]; those of the others are [m, b, i + 1].
+        The first layer's input is one for all models, [b, i]; those of the others are [m, b, i].
         """
         room = self._forward(x)
         delta = self.slope(room.z[-1], y, rate)
-        for number in range(len(self.weights) - 1, 0, -1):
-            h, slope = room.inputs[number - 1], room.slopes[number - 1]
-            torch.bmm(self.weights[number][:, :, :-1].transpose(1, 2), delta, out=slope)
-            if number < len(self.copies):
-                slope.mul_(self.copies[number])
-            use(number, delta, h.transpose(1, 2))
-            self.pullback(room.z[number - 1], h[:, :-1], slope)
+        for k in range(len(self.weights) - 1, 0, -1):
+            h, slope = room.inputs[k - 1], room.slopes[k - 1]
+            torch.bmm(self.weights[k].transpose(1, 2), delta, out=slope)
+            if self._copies(k) > 1:
+                slope.mul_(self._copies(k))
+            use(k, delta, h.transpose(1, 2))
+            self.pullback(room.z[k - 1], h, slope)
             delta = slope
-        use(0, delta, room.x)
+        use(0, delta, x.to(delta.dtype))
 
     def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """The gradient of every layer [m, o, i + 1]."""
-        found = [torch.empty_like(W) for W in self.weights]
+        """The gradient of every parameter."""
+        found = [torch.empty_like(one) for one in self.parameters]
 
-        def put(number: int, delta: Tensor, below: Tensor) -> None:
-            if number:
-                torch.bmm(delta, below, out=found[number])
+        def put(k: int, delta: Tensor, below: Tensor) -> None:
+            if k:
+                torch.bmm(delta, below, out=found[2 * k])
             else:
-                torch.mm(_flat(delta), below, out=_flat(found[number]))
+                torch.mm(_flat(delta), below, out=_flat(found[0]))
+            torch.sum(delta, dim=2, out=found[2 * k + 1])
 
         self._backward(x, y, None, put)
         return found
 
     def descend(self, x: Tensor, y: Tensor, eta: Tensor) -> None:
         """A step of plain descent, with no gradient kept: the products are added into the weights. eta [m]"""
+        ones = self.room(len(x)).ones
 
-        def take(number: int, delta: Tensor, below: Tensor) -> None:
-            if number:
-                self.weights[number].baddbmm_(delta, below)
+        def take(k: int, delta: Tensor, below: Tensor) -> None:
+            if k:
+                self.weights[k].baddbmm_(delta, below)
             else:
-                _flat(self.weights[number]).addmm_(_flat(delta), below)
+                _flat(self.weights[0]).addmm_(_flat(delta), below)
+            self.biases[k].view(-1).addmv_(_flat(delta), ones)
 
         self._backward(x, y, -eta[:, None, None].to(self.weights[0].dtype), take)
 
-    def counts(self) -> list[Tensor]:
-        """For each layer [o, i + 1], how many weights each of its numbers stands for."""
+    def counts(self) -> Sequence[int]:
+        """For each parameter, how many weights each of its numbers stands for."""
         found = []
-        for number, W in enumerate(self.weights):
-            row = self._heard[number - 1] if self.copies and number else W.new_ones(W.shape[2])
-            out = self.copies[number] if number < len(self.copies) else 1
-            found.append((out * row).expand(W.shape[1:]))
+        for k in range(len(self.weights)):
+            out, heard = self._copies(k), self._copies(k - 1) if k else 1
+            found += [out * heard, out]
         return found
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Tensor) -> Tensor:
         """Go on with some of the models."""
-        self.weights = [W[rows] for W in self.weights]
+        self.weights, self.biases = ([one[rows] for one in group] for group in (self.weights, self.biases))
         self._rooms.clear()
+        return rows
 
 
 def _flat(many: Tensor) -> Tensor:
@@ -206,11 +213,11 @@ def _flat(many: Tensor) -> Tensor:
 def stack(spec: Spec, states: Sequence[State], loss: str) -> Chains:
     """Chains from the tensors of each start, fc1.weight, fc1.bias, fc2.weight, ..."""
     n_layers = len(spec.hidden) + 1
-    weights = [
-        torch.stack([torch.cat((one[f"fc{k}.weight"], one[f"fc{k}.bias"][:, None]), dim=1) for one in states])
-        for k in range(1, n_layers + 1)
-    ]
-    return Chains(weights, spec.activation if spec.hidden else "identity", loss)
+    weights, biases = (
+        [torch.stack([one[f"fc{k}.{part}"] for one in states]) for k in range(1, n_layers + 1)]
+        for part in ("weight", "bias")
+    )
+    return Chains(weights, biases, spec.activation if spec.hidden else "identity", loss)
 
 
 def floats_a_run(widths: Sequence[int], n_samples: int) -> int:

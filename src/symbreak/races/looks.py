@@ -70,7 +70,7 @@ class _Ladder:
 
     def __init__(self, many: Chains, work: Work) -> None:
         self.many, self.work = many, work
-        self.awake = torch.zeros(len(many.weights[0]), 2 * len(many.weights), dtype=torch.long)
+        self.awake = torch.zeros(len(many.weights[0]), len(many.parameters), dtype=torch.long)
         self.features: list[list[Tensor]] = [[] for _ in many.weights[1:]]
         self.draw = torch.Generator().manual_seed(0)
 
@@ -100,7 +100,8 @@ class _Ladder:
         odd = (tops > 0) & (tops < ODD * tops.max(dim=1, keepdim=True).values.clamp_min(1.0))
         if not bool(odd.any()):
             return tops > 0
-        coarse = Chains([W.float() for W in self.many.weights], self.many.activation, self.many.loss)
+        weights, biases = ([one.float() for one in group] for group in (self.many.weights, self.many.biases))
+        coarse = Chains(weights, biases, self.many.activation, self.many.loss)
         return (tops > 0) & ~(odd & (tops < NOISE * _tops(coarse.gradients(x.float(), y)).double()))
 
     def _write_down(self, n: int, y: Tensor) -> None:
@@ -108,23 +109,19 @@ class _Ladder:
         room = self.many.room(n)
         onto = torch.randn(n, SIGNS, generator=self.draw, dtype=torch.float64)
         told = [slope @ onto for slope in room.slopes]
-        last = self.many.slope(room.z[-1], y, None).abs().amax(dim=(1, 2)) * self.many.weights[-1].abs().amax(
-            dim=(1, 2)
-        )
-        loudest = torch.stack([last, *(one.abs().amax(dim=(1, 2)) for one in told)]).amax(dim=0)
+        last = _top(self.many.slope(room.z[-1], y, None)) * _top(self.many.weights[-1])
+        loudest = torch.stack([last, *map(_top, told)]).amax(dim=0)
         for kept, z, one in zip(self.features, room.z, told, strict=False):
             kept += [_to_one(z @ onto), _to_one(one, QUIET * loudest)]
 
     def _move(self, gradients: Sequence[Tensor], live: Tensor) -> None:
-        for k, (W, g) in enumerate(zip(self.many.weights, gradients, strict=True)):
-            for part, columns in enumerate((slice(None, -1), slice(-1, None))):
-                w, slope = W[:, :, columns], g[:, :, columns]
-                weight, size = (one.square().mean(dim=(1, 2), keepdim=True).sqrt() for one in (w, slope))
-                usual = W.new_tensor(0.1 if part else (W.shape[2] - 1) ** -0.5)
-                relative = torch.where(weight > ALMOST_ZERO, weight, usual)
-                factor = 0.5 + float(torch.rand((), generator=self.draw))
-                rate = torch.where(live[:, 2 * k + part, None, None], STEP * factor * relative / size, 0.0)
-                w -= rate * slope
+        for number, (w, slope) in enumerate(zip(self.many.parameters, gradients, strict=True)):
+            weight, size = (one.flatten(1).square().mean(dim=1).sqrt() for one in (w, slope))
+            usual = w.new_tensor(0.1 if w.ndim == 2 else w.shape[2] ** -0.5)
+            relative = torch.where(weight > ALMOST_ZERO, weight, usual)
+            factor = 0.5 + float(torch.rand((), generator=self.draw))
+            rate = torch.where(live[:, number], STEP * factor * relative / size, 0.0)
+            w -= rate.reshape(-1, *[1] * (w.ndim - 1)) * slope
 
     def _looks(self) -> list[Look]:
         names = [f"fc{k}.{part}" for k in range(1, len(self.many.weights) + 1) for part in ("weight", "bias")]
@@ -140,7 +137,12 @@ class _Ladder:
 
 def _tops(gradients: Sequence[Tensor]) -> Tensor:
     """The largest absolute gradient of each layer's weight and bias [m, 2 k]."""
-    return torch.stack([one.abs().amax(dim=(1, 2)) for g in gradients for one in (g[:, :, :-1], g[:, :, -1:])], dim=1)
+    return torch.stack([_top(one) for one in gradients], dim=1)
+
+
+def _top(many: Tensor) -> Tensor:
+    """The largest absolute number of each [m]."""
+    return many.flatten(1).abs().amax(dim=1)
 
 
 def _to_one(features: Tensor, least: Tensor | None = None) -> Tensor:

@@ -1,109 +1,76 @@
 """Many copies of any module: torch.func's vmap over stacked parameters and buffers, or one by one where it cannot.
 
 The module itself is never trained nor copied: its code runs on tensors that are handed to it (`functional_call`).
-The step is not compiled: torch.compile made it 1.6 to 2.8 times as fast, and took 19 to 88 seconds on a busy machine,
-which 4,400 steps and more pay for (`python benchmarks/race.py compiled`); a race has some hundred.
+
+Index letters: m models, n samples.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from symbreak import factories
 from symbreak.errors import ForwardError, SymbreakError
 from symbreak.races.brought import ONE_AT_A_TIME, Brought, Minimised
+from symbreak.races.compiled import Step, Stepper, agree
 from symbreak.races.scores import Score
 from symbreak.races.subjects import State
 
-CLOSE = 1e-3  # of a gradient's size: more than float32 rounding in another order, less than any wrong statistic
-MEASURING = (
-    2**31
-)  # added to the seed where paths are measured: an objective that draws its data draws the same each time
+MEASURING = 2**31  # added to the seed where paths are measured: an objective that draws its data draws the same then
 
 
-class Models:
-    """M sets of parameters and buffers of one module, trained side by side.
+class Code:
+    """What runs on the tensors that are handed to it: a module, with the loss of its output or its own objective.
 
     Args:
-        brought: the module whose code runs, and its objective where it has one.
-        states: tensors of each start.
+        brought: the module, and its objective where it has one.
         score: the loss, where there is no objective.
-        seed: of dropout and the like; every run draws the same masks.
-        batched: by vmap, or one by one.
     """
 
-    def __init__(self, brought: Brought, states: Sequence[State], score: Score, *, seed: int, batched: bool) -> None:
-        self.module, self.score, self.seed, self.batched, self.calls = brought.model, score, seed, batched, 0
+    def __init__(self, brought: Brought, score: Score) -> None:
+        self.module, self.score = brought.model, score
         self.minimised = Minimised(brought.model, brought.objective) if brought.objective is not None else None
-        learn = [name for name, one in self.module.named_parameters() if one.requires_grad]
-        self.learned = {name: torch.stack([state[name] for state in states]) for name in learn}
-        rest = [name for name in states[0] if name not in self.learned]
-        self.fixed = {name: torch.stack([state[name] for state in states]) for name in rest}
+        self.step = self._step()
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return list(self.learned.values())
+    def _step(self) -> Step:
+        """The gradients of all models at once."""
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the models."""
-        self.learned = {name: one[rows] for name, one in self.learned.items()}
-        self.fixed = {name: one[rows] for name, one in self.fixed.items()}
+        def step(learned: State, fixed: State, x: Any, y: Tensor | None) -> tuple[State, State]:
+            def loss(own: State, buffers: State) -> tuple[Tensor, State]:
+                return self.loss(own, buffers, x, y), buffers
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Outputs [m, n, ...] of the module in evaluation mode."""
-        return self._measured(lambda learned, fixed: self._call(learned, fixed, x))
+            slopes, (_, left) = vmap(grad_and_value(loss, has_aux=True), randomness="same")(learned, fixed)
+            return slopes, left
 
-    def objectives(self, x: Any, y: Tensor | None) -> Tensor:
-        """The objective of every model [m], in evaluation mode."""
-        return self._measured(lambda learned, fixed: self._loss(learned, fixed, x, y))
+        return step
 
-    def _measured(self, one: Callable[[State, State], Tensor]) -> Tensor:
-        with self._running(train=False):
-            if self.batched:
-                found: Tensor = vmap(one, randomness="same")(self.learned, self.fixed)
-                return found.detach()
-            rows = []
-            for r in self._all():
-                torch.manual_seed(self.seed + MEASURING)
-                rows.append(one(self._row(self.learned, r), self._row(self.fixed, r)))
-            return torch.stack(rows)
+    @contextlib.contextmanager
+    def mode(self, *, train: bool) -> Iterator[None]:
+        """Training or evaluation mode for a while."""
+        modes = [(one, one.training) for one in self.module.modules()]
+        for one, _ in modes:
+            one.training = train
+        try:
+            yield
+        finally:
+            for one, mode in modes:
+                one.training = mode
 
-    def gradients(self, x: Any, y: Tensor | None) -> list[Tensor]:
-        """The gradient of every parameter [m, ...]; buffers (running statistics) move on."""
-        self.calls += 1
-        with self._running(train=True):
-            return self._together(x, y) if self.batched else self._apart(x, y)
+    def loss(self, learned: State, fixed: State, x: Any, y: Tensor | None) -> Tensor:
+        """Of one model, a scalar.
 
-    def _together(self, x: Any, y: Tensor | None) -> list[Tensor]:
-        def loss(learned: State, fixed: State) -> tuple[Tensor, State]:
-            return self._loss(learned, fixed, x, y), fixed
-
-        slopes, (_, self.fixed) = vmap(grad_and_value(loss, has_aux=True), randomness="same")(self.learned, self.fixed)
-        return [slopes[name].detach() for name in self.learned]
-
-    def _apart(self, x: Any, y: Tensor | None) -> list[Tensor]:
-        found: list[list[Tensor]] = []
-        for r in self._all():
-            torch.manual_seed(self.seed + self.calls)
-            learned = {name: one.requires_grad_() for name, one in self._row(self.learned, r).items()}
-            with torch.enable_grad():
-                loss = self._loss(learned, self._row(self.fixed, r), x, y)
-                slopes = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-            pairs = zip(learned.values(), slopes, strict=True)
-            found.append([torch.zeros_like(p) if g is None else g for p, g in pairs])
-        return [torch.stack(column) for column in zip(*found, strict=True)]
-
-    def _loss(self, learned: State, fixed: State, x: Any, y: Tensor | None) -> Tensor:
+        Raises:
+            ForwardError: an objective that is none.
+        """
         if self.minimised is None:
             assert y is not None
-            return self.score.function(self._call(learned, fixed, x), y)
+            return self.score.function(self.output(learned, fixed, x), y)
         tensors = {f"model.{name}": one for name, one in (*learned.items(), *fixed.items())}
         found: Any = functional_call(self.minimised, tensors, (x if y is None else (x, y),))
         if not isinstance(found, Tensor) or found.numel() != 1:
@@ -111,7 +78,12 @@ class Models:
             raise ForwardError(f"{self.score.loss} returned {shown}; expected one number.")
         return found.reshape(())
 
-    def _call(self, learned: State, fixed: State, x: Tensor) -> Tensor:
+    def output(self, learned: State, fixed: State, x: Tensor) -> Tensor:
+        """Of one model.
+
+        Raises:
+            ForwardError: it is no tensor.
+        """
         output: Any = functional_call(self.module, {**learned, **fixed}, (x,))
         if not isinstance(output, Tensor):
             raise ForwardError(
@@ -119,27 +91,124 @@ class Models:
             )
         return output
 
-    def _all(self) -> range:
-        return range(len(next(iter(self.learned.values()))))
 
-    @staticmethod
-    def _row(stacked: State, r: int) -> State:
+class Models:
+    """M sets of parameters and buffers of one module, trained side by side.
+
+    A compiled step takes so many rows and no others: where fewer models are left, copies of the first fill them up.
+
+    Args:
+        brought: the module whose code runs, and its objective where it has one.
+        states: tensors of each start.
+        score: the loss, where there is no objective.
+        seed: of dropout and the like; every run draws the same masks.
+        batched: by vmap, or one by one.
+        stepper: compiles the step where that pays.
+        ahead: steps that this process is to make with these models and later ones.
+    """
+
+    def __init__(
+        self,
+        brought: Brought,
+        states: Sequence[State],
+        score: Score,
+        *,
+        seed: int,
+        batched: bool,
+        stepper: Stepper | None = None,
+        ahead: int = 0,
+    ) -> None:
+        self.code, self.seed, self.batched, self.calls, self.ahead = Code(brought, score), seed, batched, 0, ahead
+        self.stepper = stepper or Stepper(lambda: self.code, False)
+        self.named = {name for name, _ in brought.model.named_parameters()}
+        learn = [name for name, one in brought.model.named_parameters() if one.requires_grad]
+        self.learned = {name: torch.stack([state[name] for state in states]) for name in learn}
+        rest = [name for name in states[0] if name not in self.learned]
+        self.fixed = {name: torch.stack([state[name] for state in states]) for name in rest}
+        self.n = len(states)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return list(self.learned.values())
+
+    def counts(self) -> Sequence[int | Tensor]:
+        """How many weights each number of a parameter stands for."""
+        return [1] * len(self.learned)
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Go on with some of the models."""
+        self.n = len(rows)
+        rows = torch.cat((rows, rows[:1].expand(self.stepper.rows_for(self.n) - self.n)))
+        self.learned = {name: one[rows] for name, one in self.learned.items()}
+        self.fixed = {name: one[rows] for name, one in self.fixed.items()}
+        return rows
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs [m, n, ...] of the module in evaluation mode."""
+        return self._measured(lambda learned, fixed: self.code.output(learned, fixed, x))
+
+    def objectives(self, x: Any, y: Tensor | None) -> Tensor:
+        """The objective of every model [m], in evaluation mode."""
+        return self._measured(lambda learned, fixed: self.code.loss(learned, fixed, x, y))
+
+    def _measured(self, one: Callable[[State, State], Tensor]) -> Tensor:
+        with self._running(train=False):
+            if self.batched:
+                learned, fixed = (
+                    {name: t[: self.n] for name, t in some.items()} for some in (self.learned, self.fixed)
+                )
+                found: Tensor = vmap(one, randomness="same")(learned, fixed)
+                return found.detach()
+            rows = []
+            for r in range(self.n):
+                _seeded(self.seed + MEASURING)
+                rows.append(one(self._row(self.learned, r), self._row(self.fixed, r)))
+            return torch.stack(rows)
+
+    def gradients(self, x: Any, y: Tensor | None) -> list[Tensor]:
+        """The gradient of every parameter [m, ...]; buffers (running statistics) move on."""
+        self.calls += 1
+        if isinstance(self.stepper.code, Code):
+            self.code = self.stepper.code
+        with self._running(train=True):
+            if not self.batched:
+                return self._apart(x, y)
+            slopes, self.fixed = self.stepper(self.code, self.learned, self.fixed, x, y, left=self.ahead - self.calls)
+        return [slopes[name].detach() for name in self.learned]
+
+    def _apart(self, x: Any, y: Tensor | None) -> list[Tensor]:
+        found: list[list[Tensor]] = []
+        for r in range(self.n):
+            _seeded(self.seed + self.calls)
+            learned = self._row(self.learned, r)
+            with torch.enable_grad():
+                loss = self.code.loss(learned, self._row(self.fixed, r), x, y)
+                slopes = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+            pairs = zip(learned.values(), slopes, strict=True)
+            found.append([torch.zeros_like(p) if g is None else g for p, g in pairs])
+        return [torch.stack(column) for column in zip(*found, strict=True)]
+
+    def _row(self, stacked: State, r: int) -> State:
+        """One model's tensors, as views: a buffer written in place stays written.
+
+        Parameters are such, for code that asks for them by `get_parameter`; under vmap they cannot be.
+        """
+        views = {name: one[r].detach() for name, one in stacked.items()}
         return {
-            name: one[r].detach() for name, one in stacked.items()
-        }  # views: a buffer written in place stays written
+            name: nn.Parameter(one, requires_grad=name in self.learned) if name in self.named else one
+            for name, one in views.items()
+        }
 
     @contextlib.contextmanager
     def _running(self, *, train: bool) -> Iterator[None]:
-        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + (self.calls if train else MEASURING))
-            modes = [(one, one.training) for one in self.module.modules()]
-            for one, _ in modes:
-                one.training = train
-            try:
-                yield
-            finally:
-                for one, mode in modes:
-                    one.training = mode
+        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), self.code.mode(train=train):
+            _seeded(self.seed + (self.calls if train else MEASURING))
+            yield
+
+
+def _seeded(seed: int) -> None:
+    """As torch.manual_seed, of the CPU alone: that one notes a traceback for every other device, in milliseconds."""
+    torch.default_generator.manual_seed(seed)
 
 
 def why_not_batched(make: Callable[[bool], Models], x: Any, y: Tensor | None) -> str | None:
@@ -157,7 +226,7 @@ def why_not_batched(make: Callable[[bool], Models], x: Any, y: Tensor | None) ->
     except SymbreakError:
         raise
     except Exception as err:  # the user's code may raise anything; it becomes the cause
-        name = type(make(False).module).__name__
+        name = type(make(False).code.module).__name__
         shape = f" on a batch of shape {tuple(x.shape)}" if isinstance(x, Tensor) else ""
         raise ForwardError(f"{name} or its loss raised {factories.described(err)}{shape}.") from err
     try:
@@ -165,17 +234,13 @@ def why_not_batched(make: Callable[[bool], Models], x: Any, y: Tensor | None) ->
         found, seen = together.gradients(x, y), _seen(together, x, y)
     except Exception as err:  # noqa: BLE001 (whatever vmap cannot do; the plain way is known to work)
         return f"vmap refuses it ({type(err).__name__}: {(str(err).splitlines() or [''])[0][:100]})"
-    size = max(float(one.abs().max()) for one in expected)  # a bias before a norm has a gradient of noise alone
-    sizes = [*[size] * len(expected), float(outputs.abs().max())]
-    for ours, alone, scale in zip((*found, seen), (*expected, outputs), sizes, strict=True):
-        atol = CLOSE * scale if math.isfinite(scale) else 0.0
-        if not torch.allclose(ours, alone, rtol=CLOSE, atol=atol, equal_nan=True):
-            return "batched and single gradients differ on the first batch"
-    return None
+    if agree(found, expected, together=True) and agree([seen], [outputs], together=False):
+        return None
+    return "batched and single gradients differ on the first batch"
 
 
 def _seen(models: Models, x: Any, y: Tensor | None) -> Tensor:
-    return models.outputs(x) if models.minimised is None else models.objectives(x, y)
+    return models.outputs(x) if models.code.minimised is None else models.objectives(x, y)
 
 
 def floats_a_run(brought: Brought, state: State, score: Score, x: Any, y: Tensor | None) -> int:

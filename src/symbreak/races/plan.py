@@ -35,6 +35,7 @@ def prepared(
     data_seed: int = 0,
     look: bool | None = None,
     threads: int | None = None,
+    compile: bool | None = None,
 ) -> Work:
     """The setup of a race with the objects behind it. Arguments as `race`.
 
@@ -83,7 +84,7 @@ def prepared(
         chance=chance,
         looked=chains.fits(subject.spec, score.loss) if look is None else bool(look),
     )
-    work = Work(setup, subject, part, score, factor, threads)
+    work = Work(setup, subject, part, score, factor, threads, compile)
     exactly.complain(work)
     return work
 

@@ -79,10 +79,25 @@ def steps_to(run: Run, goal: float | None, points: Sequence[int]) -> int | None:
 
 
 def starts(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each scheme whose starts have tensors that never wake or units that are copies.
+    """A sentence for each scheme whose starts are lost before a step, have tensors that never wake, or copied units.
 
-    Source: the looks of `symbreak.races.looks`.
+    Source: the first point of each path; the looks of `symbreak.races.looks`.
     """
+    return [*_lost(runs), *_faults(runs)]
+
+
+def _lost(runs: Sequence[Run]) -> list[str]:
+    groups: dict[str, list[int]] = {}
+    for run in runs:
+        groups.setdefault(run.cell.scheme, []).append(run.diverged_at == 0)
+    return [
+        f"{scheme} is lost at step 0: before any step its loss is not finite, in {sum(gone)} of {len(gone)} runs."
+        for scheme, gone in groups.items()
+        if any(gone)
+    ]
+
+
+def _faults(runs: Sequence[Run]) -> list[str]:
     groups: dict[str, dict[tuple[int, float], Run]] = {}
     for run in runs:
         if run.wakeup:

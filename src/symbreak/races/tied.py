@@ -69,13 +69,13 @@ def quotient(spec: Spec, states: Sequence[State], loss: str) -> Chains:
         >>> spec = parse_spec("mlp:4-3:tanh")
         >>> one = quotient(spec, [dict(build(spec, 2, 1, constant(0.1)).state_dict())], "mse")
         >>> [tuple(W.shape) for W in one.weights], one.copies
-        ([(1, 1, 3), (1, 1, 2), (1, 1, 2)], (4, 3))
+        ([(1, 1, 2), (1, 1, 1), (1, 1, 1)], (4, 3))
 
     Source: the exact quotient of an equitable partition, T = R / |D|; gradient of R times 1 / (|C| |D|).
     """
     small = [_one_unit_each(state, len(spec.hidden) + 1) for state in states]
     one = stack(Spec(spec.kind, (1,) * len(spec.hidden), spec.activation), small, loss)
-    return Chains(one.weights, one.activation, loss, copies=spec.hidden)
+    return Chains(one.weights, one.biases, one.activation, loss, copies=spec.hidden)
 
 
 def _one_unit_each(state: State, n_layers: int) -> State:

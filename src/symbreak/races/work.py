@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -91,6 +92,8 @@ class Work:
     score: Score = field(repr=False)
     schedule: Schedule = field(repr=False)
     threads: int | None = None
+    compile: bool | None = None
+    race: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same in every worker
 
     @property
     def table(self) -> Split:

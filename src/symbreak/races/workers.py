@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -19,6 +19,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from dataclasses import dataclass
 from typing import Any
 
 from symbreak.errors import SymbreakError
@@ -31,13 +32,16 @@ TRIES = 3  # for a chunk whose worker dies
 AHEAD = 2  # chunks handed out a worker: one at work, one waiting
 UNANSWERED = 10  # seconds to wait for a scheduler
 
-Chunk = tuple[Cell, ...]
-Train = Callable[[Work, Sequence[Cell], "str | None"], list[Run]]
+
+@dataclass(frozen=True)
+class Chunk:
+    """Cells that are trained side by side, and how many such chunks whoever trains them is likely to be given after."""
+
+    cells: tuple[Cell, ...]
+    later: int = 0
 
 
-def train(
-    work: Work, chunks: Iterator[Chunk], plain: str | None, workers: Any = None, *, one: Train | None = None
-) -> Iterator[list[Run]]:
+def train(work: Work, chunks: Iterator[Chunk], plain: str | None, workers: Any = None) -> Iterator[list[Run]]:
     """Finished chunks as they come.
 
     Args:
@@ -45,13 +49,12 @@ def train(
         chunks: asked for one at a time, when somebody is free.
         plain: why runs go one by one, or None.
         workers: None, a number of processes, "dask://host:port", or an Executor.
-        one: trains a chunk in this process.
     Raises:
         WorkersError: workers that cannot be reached, that go away, or an argument that is none of these.
     """
     if workers is None:
         for chunk in chunks:
-            yield (one or _one)(work, chunk, plain)
+            yield _one(work, chunk, plain)
     elif isinstance(workers, Executor):
         yield from _spread(work, chunks, plain, workers, AHEAD * _width(workers))
     elif isinstance(workers, str):
@@ -75,8 +78,8 @@ def complain(workers: Any) -> None:
         whole("workers", workers)
 
 
-def _one(work: Work, chunk: Sequence[Cell], plain: str | None) -> list[Run]:
-    return batched.run(work, chunk, plain=plain)
+def _one(work: Work, chunk: Chunk, plain: str | None) -> list[Run]:
+    return batched.run(work, chunk.cells, plain=plain, later=chunk.later)
 
 
 def _width(executor: Executor) -> int:
@@ -192,7 +195,7 @@ class _Again:
 
     def __next__(self) -> Chunk:
         chunk = self.retry.pop(0) if self.retry else next(self.chunks)
-        self.out[frozenset(chunk)] = chunk
+        self.out[frozenset(chunk.cells)] = chunk
         return chunk
 
     def finished(self, runs: Sequence[Run]) -> None:
