@@ -18,6 +18,7 @@ from symbreak import nets
 from symbreak.errors import DataError, ForwardError, ModelError, SchemeError, TargetError
 from symbreak.races import Cell, Race, RaceError, batched, samples
 from symbreak.races._race import prepared
+from symbreak.races.subjects import own
 from symbreak.races.work import Work
 from symbreak.schemes import parse
 
@@ -383,7 +384,7 @@ def no_module() -> int:
         ("mlp:8", "iris", {"schemes": ["kaimin"]}, SchemeError, "no scheme is called 'kaimin'"),
         ("mlp:8", "iris", {"schemes": ["as_built"]}, SchemeError, "as_built is the start of a factory's own model"),
         ("mlp:8", "iris", {"schemes": ["dirac"]}, SchemeError, "dirac cannot start mlp:8"),
-        (Undecided, "iris", {"schemes": ["dirac"]}, SchemeError, "dirac cannot start 'layer.weight' of Undecided"),
+        (Undecided, "iris", {"schemes": ["dirac"]}, SchemeError, "dirac cannot start Undecided: 'layer.weight'"),
         ("mlp:8", "iris", {"seeds": []}, RaceError, "seeds is empty"),
         ("mlp:8", "iris", {"seeds": [-1]}, RaceError, "seeds=-1: expected a whole number"),
         ("mlp:8", "iris", {"etas": [0.1, -1]}, RaceError, "etas holds -1"),
@@ -437,3 +438,14 @@ def test_a_race_and_its_plan_have_the_same_knobs() -> None:
 
 def test_a_cell_is_a_value() -> None:
     assert Cell("zeros", 0, 0.1) == Cell("zeros", 0, 0.1, 1.0)
+
+
+def test_a_scheme_starts_a_module_as_init_does() -> None:
+    """Norms stay as built, also under a scheme that speaks of biases."""
+    build = lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    subject, _ = own(build)
+    for scheme in ("torch_default", "kaiming_normal"):
+        model = subject.build(3)
+        sb.init_(model, scheme, generator=torch.Generator().manual_seed(3))
+        state = subject.state(Cell(scheme, 3, 0.1))
+        assert all(torch.equal(state[name], one) for name, one in model.state_dict().items())

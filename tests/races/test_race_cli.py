@@ -25,7 +25,7 @@ def test_race_and_report_say_the_same(tmp_path: Path) -> None:
     store, file, picture = tmp_path / "runs.sqlite", tmp_path / "race.json", tmp_path / "race.png"
     done = run(*RACE, "--store", store, "--plot", picture)
     assert done.exit_code == 0, done.output
-    assert "Xavier_uniform ends lower than zeros" in done.stdout
+    assert "xavier_uniform ends lower than zeros" in done.stdout
     assert "mlp:8:tanh on iris: 16 of 16 runs, sgd, 60 steps of 32 samples" in done.stdout
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert run(*RACE, "--store", store, "--resume", "--format", "json", "-o", file).exit_code == 0

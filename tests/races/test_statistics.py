@@ -80,14 +80,14 @@ def test_pairing_finds_what_unpaired_seeds_hide() -> None:
 def test_sentences() -> None:
     few = comparisons([run(s, k, 1.0 + k + (s == "b") * (0.5 + 0.1 * k)) for s in "ab" for k in range(3)])[0]
     assert not few.seen
-    assert "no difference seen between a and b at this size (-0.6): 3 seeds are too few" in few.sentence
+    assert "No difference seen between a and b at this size (-0.6): 3 seeds are too few" in few.sentence
     same = comparisons([run(s, k, 1.0) for s in "ab" for k in range(8)])[0]
     assert (same.sentence, same.seen) == ("a and b came to the same loss at every seed", False)
     fixed = comparisons([run(s, k, 1.0 + (s == "b")) for s in "ab" for k in range(2)])[0]
     assert fixed.sentence == "a ends lower than b, by 1; the seeds change nothing in either"
     draw = np.random.default_rng(0)
     close = comparisons([run(s, k, 1 + float(draw.normal())) for s in "ab" for k in range(12)])[0]
-    assert "no difference seen" in close.sentence
+    assert "No difference seen" in close.sentence
     assert "more seeds would settle one as large" in close.sentence
 
 

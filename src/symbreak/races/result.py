@@ -68,8 +68,8 @@ class RaceResult:
         ranked = sorted((one for one in self.summaries if one.best), key=lambda one: one.final_loss)
         lead = f"Lowest median loss: {ranked[0].scheme} ({ranked[0].final_loss:.4g} at eta {ranked[0].eta:g})"
         if len(ranked) > 1 and not said:
-            said = ["one seed a scheme settles nothing: pass more"]
-        return ". ".join([lead, *(sentence[0].upper() + sentence[1:] for sentence in said)]) + "."
+            said = ["One seed a scheme settles nothing: pass more"]
+        return ". ".join([lead, *said]) + "."
 
     def to_frame(self) -> pd.DataFrame:
         """A row a run."""

@@ -292,13 +292,13 @@ def _compared(a: str, b: str, difference: Floats, p: float, n_comparisons: int) 
     elif 2 ** (1 - n) * n_comparisons > LEVEL:
         least = seeds_needed(1.0, 0.0, n_comparisons)
         sentence = (
-            f"no difference seen between {a} and {b} at this size ({mean:+.3g}): {n} seeds are too few for any; "
+            f"No difference seen between {a} and {b} at this size ({mean:+.3g}): {n} seeds are too few for any; "
             f"about {max(needed or 0, least or 0) - n} more would settle one as large"
         )
     else:
         more = "no number of seeds" if needed is None or needed > MANY else f"about {max(needed, n + 1) - n} more seeds"
         sentence = (
-            f"no difference seen between {a} and {b} at this size ({mean:+.3g}, interval {interval[0]:.3g} to "
+            f"No difference seen between {a} and {b} at this size ({mean:+.3g}, interval {interval[0]:.3g} to "
             f"{interval[1]:.3g}); {more} would settle one as large"
         )
     return Comparison(a, b, n, mean, interval, p, seen, needed, sentence)

@@ -20,7 +20,6 @@ from symbreak.races.grid import AS_BUILT, AUTO, Cell
 from symbreak.races.samples import Samples
 from symbreak.races.scores import Score
 from symbreak.schemes import Fans, Scheme, parse, zeros
-from symbreak.schemes.places import places_of
 from symbreak.starts import start
 from symbreak.starts.start import BY_DATA, READS_PLACES
 
@@ -69,42 +68,35 @@ class Subject:
         """
         if self.spec is not None and cell.scheme == AS_BUILT:
             raise SchemeError(f"{AS_BUILT} is the start of a factory's own model; {self.name} takes torch_default.")
-        if self._looks(cell.scheme):
-            state = self._after_a_look(cell.scheme, cell.seed)
-        elif self.spec is not None:
-            try:
-                state = self._drawn(parse(cell.scheme), cell.seed)
-            except SchemeError as err:
-                raise SchemeError(f"{cell.scheme} cannot start {self.name}: {err}") from err
-        else:
-            model = self.build(cell.seed)
-            state = _tensors(model)
-            if cell.scheme != AS_BUILT:
-                self._start(model, state, parse(cell.scheme), cell.seed)
+        try:
+            state = self._started(cell.scheme, cell.seed)
+        except SymbreakError as err:
+            raise SchemeError(f"{cell.scheme} cannot start {self.name}: {err}") from err
         if cell.scale != 1.0:
             for tensor in state.values():
                 if tensor.ndim > 1 and tensor.is_floating_point():
                     tensor.mul_(cell.scale)
         return state
 
-    def _looks(self, scheme: str) -> bool:
-        if scheme in (AS_BUILT, AUTO):
-            return scheme == AUTO
-        name = parse(scheme).name
-        return name in LOOKS_AT_DATA or (self.spec is None and name in READS_PLACES)
-
-    def _after_a_look(self, scheme: str, seed: int) -> State:
-        """As `symbreak.init_` starts it, with the rows that all runs of the race see."""
+    def _started(self, scheme: str, seed: int) -> State:
+        """As `symbreak.init_` starts it; where that looks at data, at the rows that all runs of the race see."""
+        if scheme == AS_BUILT:
+            return _tensors(self.build(seed))
+        looks = self._looks(scheme)
+        if self.spec is not None and not looks:
+            return self._drawn(parse(scheme), seed)
+        batch, generator = self.batch if looks else None, torch.Generator().manual_seed(seed)
         with ONE_AT_A_TIME, torch.enable_grad():
             model = self.build(seed)
-            try:
-                done = start(model, scheme, self.batch, generator=torch.Generator().manual_seed(seed), loss=self.loss)
-            except SymbreakError as err:
-                raise SchemeError(f"{scheme} cannot start {self.name}: {err}") from err
+            done = start(model, scheme, batch, generator=generator, loss=self.loss if looks else None)
             state = _tensors(model)
             if model is self.factory:  # the user's own
                 done.undo()
         return state
+
+    def _looks(self, scheme: str) -> bool:
+        name = scheme if scheme == AUTO else parse(scheme).name
+        return name == AUTO or name in LOOKS_AT_DATA or (self.spec is None and name in READS_PLACES)
 
     def _drawn(self, scheme: Scheme, seed: int) -> State:
         """What `nets.build` draws, without its modules, which cost five times as much as the numbers in them."""
@@ -118,20 +110,6 @@ class Subject:
             state[f"fc{k}.weight"] = scheme.draw((o, i), fans=Fans(i, o), generator=generator)
             state[f"fc{k}.bias"] = bias.draw((o,), fans=Fans(i, o), generator=generator)
         return state
-
-    def _start(self, model: nn.Module, state: State, scheme: Scheme, seed: int) -> None:
-        """Weights by the scheme, biases zero (torch_default draws them too); gains and the rest stay as built."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, place in places_of(model).items():
-            tensor = state[name]
-            if not tensor.is_floating_point():
-                continue
-            rule = scheme if tensor.ndim > 1 or scheme.name == "torch_default" else zeros()
-            if tensor.ndim > 1 or place.is_bias:
-                try:
-                    rule.fill_(tensor, generator=generator, place=place)
-                except SchemeError as err:
-                    raise SchemeError(f"{scheme!r} cannot start {name!r} of {self.name}: {err}") from err
 
     @property
     def fingerprint(self) -> str:
