@@ -37,7 +37,7 @@ repairs: $(VENV)/.real
 	$(BIN)/python -m real_models.repairs --markdown docs/repairs.md
 
 bench: $(VENV)/.test
-	for name in probe exact nets schemes symmetry; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in probe exact nets schemes starts provenance symmetry; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/race.py
 
 $(VENV)/.torch: constraints.txt
