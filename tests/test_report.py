@@ -18,7 +18,7 @@ from torch import nn
 import symbreak as sb
 from symbreak.records import Finding
 from symbreak.report import Report
-from symbreak.rules.twins import TWINS
+from symbreak.rules.examples import EXAMPLES
 
 GOLDENS = Path(__file__).parent / "goldens"
 UPDATE = (
@@ -28,7 +28,7 @@ UPDATE = (
 
 @functools.cache
 def reported(code: str, which: int) -> Report:
-    model, batch, loss = TWINS[code][which]()
+    model, batch, loss = EXAMPLES[code][which]()
     return sb.check(model, batch, loss)
 
 
@@ -96,7 +96,7 @@ def schema() -> jsonschema.Draft202012Validator:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["fires", "silent"])
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_json_follows_the_schema(code: str, which: int) -> None:
     report = reported(code, which)
     found = json.loads(report.to_json())
@@ -127,7 +127,7 @@ def test_json_is_written_where_asked(tmp_path: Path) -> None:
 
 # ---- sentences -------------------------------------------------------------------------------------------------
 
-EVERY = [(code, which) for code in TWINS for which in (0, 1)]
+EVERY = [(code, which) for code in EXAMPLES for which in (0, 1)]
 
 
 @pytest.mark.parametrize(("code", "which"), EVERY)
@@ -194,7 +194,7 @@ def test_stuck_by_units_alone_says_units() -> None:
 
 
 def test_a_verdict_of_some_rules_says_so() -> None:
-    model, batch, loss = TWINS["SB101"][0]()
+    model, batch, loss = EXAMPLES["SB101"][0]()
     report = sb.check(model, batch, loss, ignore=["SB1"])
     assert report.verdict == "healthy"
     assert "with all of them it is stuck" in report.to_text(width=400)

@@ -27,8 +27,8 @@ from symbreak.records import (
 )
 from symbreak.report import Report
 from symbreak.rules import RULES, find, judge, validate_codes
+from symbreak.rules.examples import EXAMPLES
 from symbreak.rules.rule import Rule
-from symbreak.rules.twins import TWINS
 
 ORDER = [
     "SB001",
@@ -100,7 +100,7 @@ FIRES = {
 
 @functools.cache
 def reported(code: str, which: int) -> Report:
-    model, batch, loss = TWINS[code][which]()
+    model, batch, loss = EXAMPLES[code][which]()
     return sb.check(model, batch, loss)
 
 
@@ -108,10 +108,10 @@ def reported(code: str, which: int) -> Report:
 
 
 def test_every_rule_has_twins() -> None:
-    assert list(TWINS) == [r.code for r in RULES] == list(FIRES)
+    assert list(EXAMPLES) == [r.code for r in RULES] == list(FIRES)
 
 
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_fires_at_its_place(code: str) -> None:
     where, units, verdict = FIRES[code]
     report = reported(code, 0)
@@ -122,17 +122,17 @@ def test_fires_at_its_place(code: str) -> None:
         assert f.slug == find(f.code).slug
 
 
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_silent_on_the_repaired_twin(code: str) -> None:
     report = reported(code, 1)
     assert code not in {f.code for f in report.findings}
     assert report.verdict == "healthy", [f.because for f in report.findings]
 
 
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_the_twins_share_their_architecture(code: str) -> None:
     shapes = []
-    for twin in TWINS[code]:
+    for twin in EXAMPLES[code]:
         model, batch, _ = twin()
         shapes.append(
             (type(model).__name__, [(n, tuple(p.shape)) for n, p in model.named_parameters() if n != "0.bias"])
@@ -142,10 +142,10 @@ def test_the_twins_share_their_architecture(code: str) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_twins_are_seeded_and_leave_the_random_numbers_alone(code: str, which: int) -> None:
     before = torch.random.get_rng_state()
-    first, second = TWINS[code][which]()[0], TWINS[code][which]()[0]
+    first, second = EXAMPLES[code][which]()[0], EXAMPLES[code][which]()[0]
     assert torch.equal(before, torch.random.get_rng_state())
     for p, q in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(p.nan_to_num(), q.nan_to_num())
@@ -181,7 +181,7 @@ def test_the_page_has_all_its_parts(rule: Rule) -> None:
     ]
     assert rule.page.count("import torch\n") == 2
     assert all(text == text.rstrip() for text in rule.page.splitlines())
-    assert "def " + TWINS[rule.code][0].__name__ not in rule.page
+    assert "def " + EXAMPLES[rule.code][0].__name__ not in rule.page
 
 
 def test_rules_are_found_by_code_and_by_slug() -> None:
@@ -237,7 +237,7 @@ def test_the_worst_finding_makes_the_verdict() -> None:
 
 
 def test_findings_come_worst_first() -> None:
-    for code in TWINS:
+    for code in EXAMPLES:
         ranks = [("error", "warning", "info").index(f.severity) for f in reported(code, 0).findings]
         assert ranks == sorted(ranks)
 

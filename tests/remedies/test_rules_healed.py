@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import symbreak as sb
-from symbreak.rules.twins import TWINS
+from symbreak.rules.examples import EXAMPLES
 
 OUT_OF_REACH = {"SB104", "SB301", "SB304", "SB405"}
 HARMLESS = {"SB007", "SB103", "SB105", "SB106", "SB302", "SB406", "SB901"}
@@ -23,9 +23,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_the_firing_twin(code: str) -> None:
-    model, batch, loss = TWINS[code][0]()
+    model, batch, loss = EXAMPLES[code][0]()
     plan = sb.fix(model, sb.check(model, batch, loss))
     after = {f.code for f in plan.after.findings}
     if code in HARMLESS:
@@ -40,9 +40,9 @@ def test_the_firing_twin(code: str) -> None:
         assert plan.after.verdict == "healthy"
 
 
-@pytest.mark.parametrize("code", TWINS)
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_the_silent_twin_stays_as_it_is(code: str) -> None:
-    model, batch, loss = TWINS[code][1]()
+    model, batch, loss = EXAMPLES[code][1]()
     report = sb.check(model, batch, loss)
     if not any(f.severity == "warning" for f in report.findings):  # a dead unit of a random start
         assert sb.fix(model, report).changes == ()

@@ -179,9 +179,9 @@ def test_other_architectures_keep_their_function(name: str) -> None:
 
 
 def test_tokens_are_drawn_apart() -> None:
-    from symbreak.rules.twins import TWINS
+    from symbreak.rules.examples import EXAMPLES
 
-    model, x, loss = TWINS["SB004"][0]()
+    model, x, loss = EXAMPLES["SB004"][0]()
     plan = sb.fix(model, sb.check(model, x, loss))
     assert [(c.tensor, c.actions) for c in plan.changes] == [("registers", ("draw",))]
     assert plan.after.verdict == "healthy"

@@ -44,11 +44,11 @@ class Rule:
     @property
     def page(self) -> str:
         """The rule's page: what it says, why it matters, the smallest model where it fires, and a silent twin."""
-        from . import twins
+        from .examples import EXAMPLES
 
         title = f"{self.code} {self.slug} ({self.severity})"
         parts = [title, "=" * len(title), "", inspect.getdoc(self.decide) or ""]
-        fires, silent = twins.TWINS.get(self.code, (None, None))
+        fires, silent = EXAMPLES.get(self.code, (None, None))
         for heading, twin in (("Fires on", fires), ("Silent on", silent)):
             if twin is not None:
                 body = inspect.cleandoc("\n" + inspect.getsource(twin).partition("def ")[2].partition("\n")[2])
