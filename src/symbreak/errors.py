@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONG_WORD = re.compile(r"\S{400,}")
 
 
 class SymbreakError(Exception):
-    """A mistake in what symbreak was given. The message says who, which value, what was expected, what to do next."""
+    """A mistake in what symbreak was given. The message says who, which value, what was expected, what to do next.
+
+    A word of 400 characters or more, such as a whole file pasted for a name, is told by its beginning and its length.
+
+    Example:
+        >>> str(SymbreakError(f"there is no rule {'a' * 3000}"))[90:]
+        'aaaaaaa... (3000 characters)'
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_LONG_WORD.sub(_shortened, a) if isinstance(a, str) else a for a in args))
 
 
 class ModelError(SymbreakError):
@@ -42,13 +55,20 @@ class ConfigError(SymbreakError):
     """A setting in `[tool.symbreak]`, a rule code or an option value that is not known."""
 
 
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word[0][:80]}... ({len(word[0])} characters)"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The three known names closest to a mistyped one, as the tail of an error message.
+    """The three known names closest to a mistyped one, as the tail of an error message. Case does not matter.
 
     Example:
         >>> nearest("SB110", ["SB101", "SB102", "SB404"])
         'Nearest: SB102, SB101, SB404.'
     """
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-    return f"Nearest: {', '.join(close)}." if close else "None is known."
+    spellings: dict[str, list[str]] = {}
+    for one in known:
+        spellings.setdefault(one.lower(), []).append(one)
+    close = difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.0)
+    told = [one for folded in close for one in spellings[folded]][:3]
+    return f"Nearest: {', '.join(told)}." if told else "None is known."
