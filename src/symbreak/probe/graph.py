@@ -7,7 +7,7 @@ or at an activation without slope. It explains what was measured; the verdict it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -129,49 +129,33 @@ class Graph:
         off: frozenset[Any] = frozenset(),
     ) -> None:
         names = {id(p): name for name, p in params.items()}
-        self._nodes: list[_Node] = []
-        self._alive: list[Any] = []  # keeps every node, so that identities stay valid
+        self._nodes: list[_Node] = []  # children before parents
+        self._index: dict[Any, int] = {}  # keeps every grad_fn, so that identities stay valid
         self._leaf: dict[str, int] = {}
-        order = self._collect([r for r in roots if r is not None], names)
+        roots = [r for r in roots if r is not None]
+        for fn in nodes_below(roots):
+            self._add(fn, names)
+        self._roots = {self._index[r] for r in roots}
         self._dead = {self._index[n]: label for n, label in flat.items() if n in self._index}
         silent = {self._index[n] for n in off if n in self._index}
         self._labels = frozenset(self._dead.values())
-        for i in order:
-            self._propagate(self._nodes[i], zero)
+        for i, node in enumerate(self._nodes):
+            self._propagate(node, zero)
             if i in silent:
-                self._nodes[i].zero = frozenset({self._dead[i]})
+                node.zero = frozenset({self._dead[i]})
 
-    def _collect(self, roots: list[Any], names: Mapping[int, str]) -> list[int]:
-        self._index: dict[Any, int] = {}
-        stack: list[tuple[Any, bool]] = [(r, False) for r in roots]
-        order: list[int] = []
-        while stack:
-            fn, expanded = stack.pop()
-            if expanded:
-                order.append(self._link(fn))
-                continue
-            if fn in self._index:
-                continue
-            self._index[fn] = len(self._nodes)
-            self._alive.append(fn)
-            self._nodes.append(_Node(kind(fn), []))
-            variable = getattr(fn, "variable", None)
-            if variable is not None and id(variable) in names:
-                self._nodes[-1].parameter = names[id(variable)]
-                self._leaf[names[id(variable)]] = len(self._nodes) - 1
-            stack.append((fn, True))
-            stack.extend((child, False) for child, _ in fn.next_functions if child is not None)
-        self._roots = {self._index[r] for r in roots}
-        return order
-
-    def _link(self, fn: Any) -> int:
-        here = self._index[fn]
+    def _add(self, fn: Any, names: Mapping[int, str]) -> None:
+        here, node = len(self._nodes), _Node(kind(fn), [])
+        self._index[fn] = here
+        self._nodes.append(node)
+        variable = getattr(fn, "variable", None)
+        if variable is not None and id(variable) in names:
+            node.parameter = names[id(variable)]
+            self._leaf[node.parameter] = here
         for position, (child, _) in enumerate(fn.next_functions):
-            below = self._index[child] if child is not None else None
-            self._nodes[here].children.append(below)
-            if below is not None:
-                self._nodes[below].parents.append((here, position))
-        return here
+            node.children.append(self._index[child] if child is not None else None)
+            if child is not None:
+                self._nodes[self._index[child]].parents.append((here, position))
 
     def _propagate(self, node: _Node, zero: frozenset[str]) -> None:
         if node.parameter is not None:
@@ -284,6 +268,20 @@ class Graph:
         here = node.children[position]
         own = here is not None and self._nodes[here].only_parameters
         return not own and any(n.only_parameters for n in others)
+
+
+def nodes_below(roots: Iterable[Any]) -> Iterator[Any]:
+    """Every node of autograd's graph below the roots, once, children before parents."""
+    stack: list[tuple[Any, bool]] = [(r, False) for r in roots if r is not None]
+    seen: set[Any] = set()
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((child, False) for child, _ in node.next_functions if child is not None)
 
 
 def kind(fn: Any) -> str:

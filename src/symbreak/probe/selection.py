@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .graph import kind
+from .graph import kind, nodes_below
 from .passes import Runner
 
 _BY_DATA = frozenset(["Index", "IndexSelect", "Gather", "Take", "MaskedSelect", "MaskedFill", "MaskedScatter", "Where"])
@@ -43,19 +43,13 @@ class _Flow:
 
     def watch(self, roots: Iterable[Any]) -> None:
         """Hook every node below the roots, before backward."""
-        stack, seen = [r for r in roots if r is not None], set()
-        while stack:
-            node = stack.pop()
-            if node in seen:
-                continue
-            seen.add(node)
+        for node in nodes_below(roots):
             variable = getattr(node, "variable", None)
             if variable is not None and id(variable) in self._names:
                 self._leaf[self._names[id(variable)]] = node
             for position, (child, _) in enumerate(node.next_functions):
                 if child is not None:
                     self._parents.setdefault(child, []).append((node, position))
-                    stack.append(child)
             if kind(node) in _BY_DATA and not self._buffers & set(_chosen_by(node)):
                 self._by_batch.add(node)
             node.register_hook(self._hook(node))
