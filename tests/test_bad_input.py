@@ -76,6 +76,66 @@ def test_lazy() -> None:
     assert isinstance(model[0], nn.LazyLinear)
 
 
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr"])
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # torch: its CSR is in beta
+def test_sparse_weights(layout: str, trains: bool) -> None:
+    model = net()
+    dense = model[0].weight.detach()
+    sparse = dense.to_sparse() if layout == "sparse_coo" else dense.to_sparse_csr()
+    model[0].weight = nn.Parameter(sparse, requires_grad=trains)
+    with pytest.raises(ModelError, match=rf"'0.weight' of Sequential is a sparse tensor \({layout}\).*to_dense"):
+        symbreak.check(model, X)
+
+
+class Tables(nn.Module):
+    """Integers that the forward reads and nothing trains: a packed weight, an order, a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = nn.Parameter(torch.randint(-9, 9, (4, 4), dtype=torch.int8), requires_grad=False)
+        self.order = nn.Parameter(torch.arange(4).flip(0), requires_grad=False)
+        self.mask = nn.Parameter(torch.tensor([True, False, True, True]), requires_grad=False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head((x @ self.packed.to(x.dtype))[:, self.order] * self.mask)
+        return out
+
+
+def test_integer_parameters_are_looked_past() -> None:
+    model = Tables()
+    with Kept(model):
+        report = symbreak.check(model, X)
+    assert report.verdict == "healthy"
+    assert [t.name for t in report.trace.tensors] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_weights_are_read(dtype: torch.dtype) -> None:
+    model = net()
+    model[0].weight = nn.Parameter(model[0].weight.detach().to(dtype))
+    report = symbreak.check(model, X)
+    assert report.verdict == "healthy"
+    assert report.wakeup["0.weight"] == 1
+    model[0].weight.data.view(torch.uint8)[0, 1] = 0x7F  # NaN in both
+    (finding,) = [f for f in symbreak.check(model, X).findings if f.code == "SB404"]
+    assert "1 of 32 values of 0.weight" in finding.because
+
+
+def test_nearest_does_not_ask_for_case_and_a_message_does_not_repeat_a_whole_page() -> None:
+    from symbreak.errors import nearest
+
+    assert nearest("ORTHOGONAL", ["ZerO", "orthogonal", "He"]).startswith("Nearest: orthogonal, ")
+    assert nearest("zero", ["ZerO", "orthogonal", "He"]).startswith("Nearest: ZerO, ")
+    assert nearest("he", []) == "None is known."
+    long = "n" * 3000
+    with pytest.raises(ConfigError, match=r"no optimizer 'n+\.\.\. \(300[0-9] characters\)") as caught:
+        symbreak.check(net(), X, optimizer=long)
+    assert len(str(caught.value)) < 300
+    assert "Nearest: " in str(caught.value)
+
+
 def test_quantised() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao.quantization moves to torchao

@@ -162,6 +162,12 @@ def test_another_model() -> None:
         sb.fix(net(9), report)
 
 
+def test_a_lazy_model_has_no_report_yet() -> None:
+    report = sb.check(tied(), X)
+    with pytest.raises(RemedyError, match=r"'0.weight' of Sequential is lazy and has no weights to repair. Run one"):
+        sb.fix(nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, 3)), report)
+
+
 def test_weights_changed_since_the_report() -> None:
     model = tied()
     report = sb.check(model, X)

@@ -46,12 +46,20 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(wanted, copy=True)
 
 
+def weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter, each shared parameter once, under its first name.
+
+    Integers (quantised weights, index tables), which nothing trains, are not among them: they are data, as buffers are.
+    """
+    return {n: p for n, p in module.named_parameters() if p.is_floating_point() or p.is_complex()}
+
+
 class Borrowed:
     """A model (and the modules of its loss or objective) in working precision, between `borrow` and its end.
 
     Attributes:
         model: the user's module, its tensors replaced by working copies.
-        params: name -> parameter, each shared parameter once, under its first name.
+        params: name -> parameter, as `weights` gives them.
         trainable: the names among them that require a gradient.
         dtype: the working precision.
     """
@@ -62,7 +70,7 @@ class Borrowed:
         self.dtype = dtype
         self._things = things
         self._generators = [thing for thing in things if isinstance(thing, _GENERATORS)]
-        self.params = dict(model.named_parameters())
+        self.params = weights(model)
         self.trainable = tuple(name for name, p in self.params.items() if p.requires_grad)
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from symbreak.thresholds import NEAR
 
-from .borrow import Borrowed
+from .borrow import Borrowed, weights
 from .observe import Seen, Site
 from .passes import Pass
 from .project import Array, project
@@ -273,7 +273,7 @@ class CopyLog:
         """Sub-modules of one class and shape that start bit for bit alike, outermost first."""
         groups: dict[tuple[type, tuple[tuple[str, tuple[int, ...], float], ...]], list[str]] = {}
         for name, module in model.named_modules():
-            parts = [(n, p) for n, p in module.named_parameters()]
+            parts = weights(module).items()
             if not name or not any(p.dim() >= 2 and name + "." + n in self._varied for n, p in parts):
                 continue
             prefix = name + "."

@@ -15,7 +15,7 @@ from symbreak.errors import ModelError
 from symbreak.records import Never, SliceClasses, Status, TensorTrace, Trace, TwinModules, WrongFan
 
 from . import signal
-from .borrow import Borrowed, borrow
+from .borrow import Borrowed, borrow, weights
 from .copies import CopyLog, Slices, Twins, widths
 from .fans import wrong_fans
 from .graph import Blocked, Graph
@@ -171,6 +171,11 @@ def _refuse(model: nn.Module) -> None:
             )
         if p.is_meta:
             raise ModelError(f"{key!r} of {name} is on the meta device and has no values. Materialise it first.")
+        if p.layout != torch.strided:
+            raise ModelError(
+                f"{key!r} of {name} is a sparse tensor ({str(p.layout).removeprefix('torch.')}), which check() cannot "
+                "read. Check a model whose weights are dense (to_dense())."
+            )
     if not parameters:
         raise ModelError(
             f"{name} has no parameters, so there is no start to check. (Quantised modules keep theirs packed, and do "
@@ -184,15 +189,17 @@ def _refuse(model: nn.Module) -> None:
 
 
 def _nonfinite_parameters(model: nn.Module) -> dict[str, int]:
-    floats = [(n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()]
-    return {
-        n: int((~torch.isfinite(p)).sum())
-        for n, p in floats
-        if p.numel()
-        and not math.isfinite(
-            float(torch.linalg.vector_norm(p.float() if p.dtype == torch.float16 else p, float("inf")))
-        )
-    }
+    floats = [(n, p.detach()) for n, p in weights(model).items()]
+    return {n: int((~torch.isfinite(_normed(p))).sum()) for n, p in floats if p.numel() and not math.isfinite(_top(p))}
+
+
+def _top(p: Tensor) -> float:
+    return float(torch.linalg.vector_norm(_normed(p), float("inf")))
+
+
+def _normed(p: Tensor) -> Tensor:
+    """In a precision in which torch can take its norm: not float16, not float8."""
+    return p.float() if p.dtype == torch.float16 or p.element_size() == 1 else p
 
 
 def _unlooked(model: nn.Module, broken: Mapping[str, int], optimizer: tuple[str, float], seed: int) -> Trace:

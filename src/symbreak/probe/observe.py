@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from symbreak.schemes.activations import ELEMENTWISE
 from symbreak.thresholds import LINEAR, SATURATED
 
+from .borrow import weights
 from .project import Array, project
 from .slopes import slope, steepest
 from .usage import APPLIES, Owned, Tags, Usage, argument, tensors_among, usage_of
@@ -119,12 +120,13 @@ class Observer(TorchFunctionMode):
         self._recording = True
         self._modules = {id(m): name for name, m in model.named_modules()}
         self._root = type(model).__name__
-        self._sizes = {n: p.numel() for n, p in model.named_parameters()}
+        named = weights(model)
+        self._sizes = {n: p.numel() for n, p in named.items()}
         self._own = Tags()
         self._origin = Tags()  # tensor -> (layer, unit axis) it comes from, elementwise
         self._end = Tags()  # tensor -> the name of the activation whose result it is
         self._activation = Tags()  # tensor -> the Activation it comes from, elementwise
-        for name, p in model.named_parameters():
+        for name, p in named.items():
             self._own.set(p, Owned((name,)))
 
     def activation_of(self, tensor: Tensor) -> str | None:

@@ -114,6 +114,12 @@ def _asked(model: nn.Module, report: Report) -> Asked:
     empty = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if empty is not None:
         raise RemedyError(f"{empty!r} of {type(model).__name__} is on the meta device and has no values to repair.")
+    lazy = next((n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)), None)
+    if lazy is not None:
+        raise RemedyError(
+            f"{lazy!r} of {type(model).__name__} is lazy and has no weights to repair. Run one batch through the "
+            "model, check it and pass its report."
+        )
     now = fingerprint(model)
     shapes, known = ({n: f[:2] for n, f in prints.items()} for prints in (now, asked.fingerprint))
     if shapes != known:
