@@ -52,6 +52,46 @@ def test_one_quiet_step_is_not_the_end() -> None:
     assert report.wakeup["T"] is not None
 
 
+class Switch(nn.Module):
+    """A router of which the forward calls only the experts that were picked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.head = nn.Linear(4, 8), nn.Linear(4, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, picked = self.router(x).softmax(-1).max(-1)
+        mixed = torch.zeros_like(x)
+        for e in picked.unique().tolist():
+            mixed[picked == e] = self.experts[e](x[picked == e]) * gate[picked == e, None]
+        out: Tensor = self.head(mixed)
+        return out
+
+
+class Forgetful(nn.Module):
+    """As many layers as Switch has experts, and a head as wide; the forward forgets the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(nn.Linear(4, 4) for _ in range(4)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in list(self.layers)[:-1]:
+            x = layer(x).tanh()
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize(("build", "code", "where"), [(Switch, "SB106", "experts."), (Forgetful, "SB104", "layers.3.")])
+def test_an_expert_waits_and_a_forgotten_layer_is_unused(build: Callable[[], nn.Module], code: str, where: str) -> None:
+    torch.manual_seed(0)
+    report = sb.check(build(), torch.randn(6, 4))
+    (finding,) = [f for f in report.findings if f.code in ("SB104", "SB106")]
+    assert finding.code == code
+    assert finding.where.startswith(where)
+
+
 def test_the_blocking_factor_is_named() -> None:
     class LoRA(nn.Module):
         def __init__(self) -> None:

@@ -72,9 +72,9 @@ class Asked:
 # ---- what one probe saw: the Trace ---------------------------------------------------------------------------------
 
 Status = Literal["live", "frozen", "unused", "starved", "absorbed", "tied", "asleep"]
-"""live: gets a gradient; unused: no path from the loss; starved: it met no data (a router sent it none, a selection
-left it out); absorbed: nothing depends on it, a normalisation or softmax removes it; tied: gets a gradient once copies
-elsewhere are told apart (the router of equal experts); asleep: a path, and never a gradient."""
+"""live: gets a gradient; unused: no path from the loss; starved: it met no data (a router sent it none or did not call
+it, a selection left it out); absorbed: nothing depends on it, a normalisation or softmax removes it; tied: gets a
+gradient once copies elsewhere are told apart (the router of equal experts); asleep: a path, and never a gradient."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from symbreak.errors import BatchError
 from .passes import Runner, UsersCodeError
 from .project import slice_tops
 from .selection import left_out
+from .uncalled import uncalled
 from .wakeup import Ladder, climb, nominal_scale, scale
 
 SHIFT = 1e-3  # of the scale: small enough to stay on one side of a ReLU or a max
@@ -61,6 +62,7 @@ def investigate(
         tied: gives the tensors that hold copies; asked only where something sleeps.
         touched: tensors that the forward pass uses.
     """
+    ladder.starved |= uncalled(runner, [n for n in ladder.wake if n not in ladder.path | touched], touched)
     found = Sleepers(cut=_cut_off(runner, ladder, touched))
     blank = {n: _zero_rows(runner.held.params[n].data) for n in ladder.path if n not in lookups}
     if _unexplained(ladder, blank):

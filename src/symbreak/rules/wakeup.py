@@ -235,8 +235,9 @@ def unseen_rows(trace: Trace) -> Iterator[Claim]:
     Why: it tells rows that wait for their data from rows that are broken. Padding rows never get a gradient, by design;
     rare tokens get theirs when they occur.
 
-    Evidence: rows without a gradient at every probed step, modules that met a tensor without elements, and parameters
-    whose gradient ends at an index, a gather or a mask that leaves out all that depends on them.
+    Evidence: rows without a gradient at every probed step, modules that met a tensor without elements, members of a
+    list of which the forward calls others when the weights are shuffled, and parameters whose gradient ends at an
+    index, a gather or a mask that leaves out all that depends on them.
 
     Remedy: none is needed; a larger batch, or one that holds every token, shows the rest.
     """
