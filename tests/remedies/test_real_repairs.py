@@ -39,7 +39,9 @@ def test_lora_with_both_factors_zero_gets_its_a_back() -> None:
     assert not any(bool(p.any()) for n, p in case.model.named_parameters() if "lora_B" in n)
 
 
-@pytest.mark.parametrize("name", ["torch.MLP-tanh", "torch.MLP-relu", "torch.DCGAN-G", "hf.llama.CausalLM"])
+@pytest.mark.parametrize(
+    "name", ["torch.MLP-tanh", "torch.MLP-relu", "torch.DCGAN-G", "hf.llama.CausalLM", "hf.bert", "hf.wav2vec2"]
+)
 def test_injected_faults_are_healed(name: str) -> None:
     if name.startswith("hf") and importlib.util.find_spec("transformers") is None:
         pytest.skip("transformers is not installed")

@@ -32,7 +32,7 @@ class Stage:
         takes: which findings tell of it.
         propose: parts of a repair, of which the smallest set that heals is taken.
         alternatives: whether they are whole repairs, of which one is taken.
-        instead: whole repairs to try where no set of parts heals, or only one that brings new findings.
+        instead: whole repairs to try where no set of parts heals, or only one that brings new findings or takes noise.
     """
 
     takes: Callable[[Finding], bool]
@@ -194,7 +194,7 @@ def _chosen(
         found = next(([part] for part in parts[:TRIES] if heals([part])), None)
     else:
         found = smallest(parts, heals, clean=lambda some: not trials[_key(some)].new, tries=TRIES)
-    if found is None or trials[_key(found)].new:
+    if found is None or trials[_key(found)].new or any(part.action == "jitter" for part in found):
         whole = ([part] for part in stage.instead(bench, findings))
         found = next((some for some in whole if heals(some) and not trials[_key(some)].new), found)
     if found is None:
@@ -202,8 +202,8 @@ def _chosen(
         if best is None or trials[best].left >= open_now:
             return None
         found = [p for p in parts if id(p) in best]
-    new = trials[_key(found)].new
-    found = _fewer_draws(found, lambda some: heals(some) and trials[_key(some)].new <= new)
+    left = _places(trials[_key(found)].report)  # also of what other stages heal
+    found = _fewer_draws(found, lambda some: heals(some) and _places(trials[_key(some)].report) <= left)
     return found, trials[_key(found)].report
 
 
