@@ -99,9 +99,19 @@ def examine(
         from .symmetry import prove, unit_graph
 
         trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))
+    if proofs and any(twin.tied for twin in trace.twins) and _one_group(optimizer):
+        from .symmetry import exchangeable, prove_networks
+
+        groups = [twin.modules for twin in trace.twins]
+        trace = prove_networks(trace, exchangeable(model, batch, loss, objective, groups, seed=seed))
     findings, verdict = judge(trace, select=select, ignore=ignore)
     asked = Asked(batch, loss, objective, optimizer, seed, fingerprint(unwrap(model)))
     return Report(verdict, findings, trace, time.perf_counter() - started, certificate, asked)
+
+
+def _one_group(optimizer: str | Optimizer) -> bool:
+    """Whether every tensor is trained by the same rates; equal networks in different groups part."""
+    return isinstance(optimizer, str) or len(optimizer.param_groups) == 1
 
 
 def _worth_a_proof(trace: Trace) -> bool:

@@ -233,6 +233,7 @@ class TwinModules:
     live_steps: int
     tensors: int
     experts: bool = False
+    proved: bool = False  # they may be exchanged in the model's graph
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from symbreak.records import Claim, Parting, Remedy, SliceClasses, Standing, TensorTrace, Trace
+from symbreak.records import Claim, Parting, Remedy, SliceClasses, Standing, TensorTrace, Trace, TwinModules
 from symbreak.thresholds import TOGETHER
 
 from .grouping import called, layers, listed, numbers, some
@@ -137,7 +137,8 @@ def tied_experts(trace: Trace) -> Iterator[Claim]:
                     f"experts {listed(twin.modules)} start as copies and get equal gradients at "
                     f"{twin.live_steps} steps, so they stay one expert{_breakers(trace)}"
                 ),
-                evidence={"modules": list(twin.modules), "live_steps": twin.live_steps},
+                evidence={"modules": list(twin.modules), "live_steps": twin.live_steps} | _exchanged(trace, twin),
+                standing="proved" if twin.proved else "measured",
                 remedy=Remedy("split", twin.modules[0], hint),
             )
 
@@ -173,7 +174,8 @@ def tied_networks(trace: Trace) -> Iterator[Claim]:
 
     Why: what makes an ensemble, or a minimum over two critics, worth its cost is that the members differ.
 
-    Evidence: all their tensors are equal, and so are their gradients, at three or more steps.
+    Evidence: all their tensors are equal, and so are their gradients, at three or more steps; proved where the graph of
+    the model and its objective is the same with the networks exchanged.
 
     Remedy: draw each from a seed of its own.
     """
@@ -181,7 +183,8 @@ def tied_networks(trace: Trace) -> Iterator[Claim]:
         if twin.tied and not twin.experts:
             names = layers(trace, twin.modules)
             # The generic loss treats outputs of one shape alike; yours may not.
-            under = "" if trace.loss is not None else " under a loss that treats their outputs alike"
+            plain = trace.loss is None and not twin.proved
+            under = " under a loss that treats their outputs alike" if plain else ""
             tensors = f"all {twin.tensors} tensors" if twin.tensors > 1 else "their one tensor"
             yield Claim(
                 where=twin.modules[0],
@@ -190,7 +193,9 @@ def tied_networks(trace: Trace) -> Iterator[Claim]:
                     f"{twin.live_steps} steps: one network, counted {len(twin.modules)} "
                     f"times{under}{_breakers(trace)}"
                 ),
-                evidence={"modules": list(twin.modules), "live_steps": twin.live_steps, "tensors": twin.tensors},
+                evidence={"modules": list(twin.modules), "live_steps": twin.live_steps, "tensors": twin.tensors}
+                | _exchanged(trace, twin),
+                standing="proved" if twin.proved else "measured",
                 remedy=Remedy("reinit", twin.modules[-1], f"draw each of {names} from a seed of its own"),
             )
 
@@ -412,6 +417,11 @@ def _many(groups: Groups, width: int, noun: str, place: str) -> str:
 
 def _one(groups: Groups, noun: str) -> str:
     return f"one {noun}" if len(groups) == 1 else f"one {noun} each"
+
+
+def _exchanged(trace: Trace, twin: TwinModules) -> dict[str, object]:
+    """What the proof takes for granted: the graph is the same with the networks exchanged."""
+    return {"assumes": _ASSUMED.format(trace.optimizer)} if twin.proved else {}
 
 
 def _breakers(trace: Trace) -> str:

@@ -47,6 +47,7 @@ class Captured:
             were in it.
         cut: module that stands behind a border, and why.
         hidden: parameters with a gradient by a way that the graph does not show.
+        switches: whether gradients are switched off for a part of it, which the graph does not show either.
     """
 
     module: fx.GraphModule
@@ -56,6 +57,7 @@ class Captured:
     leaks: tuple[str, ...] = ()
     cut: Mapping[str, str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    switches: bool = False
 
 
 def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Captured:
@@ -63,7 +65,9 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     for name in hooked(model):
         raise NotUnderstoodError(f"hooks may change the gradients of {name}")
     with _quiet(), functions_fenced():
-        program = torch.export.export(model, args, dict(kwargs), strict=False).run_decompositions({})
+        program = torch.export.export(model, args, dict(kwargs), strict=False)
+        switches = any("grad_enabled" in str(node.target) for node in program.graph.nodes)
+        program = program.run_decompositions({})  # which forgets them
     kinds = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}
     sources = {
         spec.arg.name: (kinds.get(spec.kind, "input"), spec.target or "")
@@ -73,7 +77,7 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         ("mutation", spec.target or "") if spec.kind == OutputKind.BUFFER_MUTATION else ("output", "")
         for spec in program.graph_signature.output_specs
     )
-    return Captured(program.graph_module, sources, results, program.constants)
+    return Captured(program.graph_module, sources, results, program.constants, switches=switches)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from symbreak.probe.task import Task, explain_forward_error
 
 from .algebra import Algebra
 from .capture import Captured, exported, followed, read, told
+from .exchange import may_be_exchanged
 from .gauges import Gauge
 from .ledger import Ledger
 from .units import Network, SymmetryError
@@ -115,6 +116,35 @@ def unit_graph(
         except Exception as error:  # noqa: BLE001 - whatever the reading of one call raises is told, and nothing proved
             return UnitGraph(Network({}, ()), {}, (), {WHOLE: told(error)})
     return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled, inputs, *free)
+
+
+def exchangeable(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[..., Tensor] | None,
+    objective: Callable[..., Tensor] | None,
+    groups: Sequence[Sequence[str]],
+    *,
+    seed: int = 0,
+) -> tuple[bool, ...]:
+    """For each group of equal modules, whether they may be exchanged in the graph of the model and its objective.
+
+    Outputs are told apart, so that without an objective only modules behind one output may.
+
+    Raises:
+        SymbreakError: a mistake in what was given.
+    """
+    model = unwrap(model)
+    with borrow(model, [f for f in (loss, objective) if f is not None], _dtype(model)) as held, held.scratch():
+        task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
+        prefix = "" if objective is None else _Objective.PREFIX
+        try:
+            captured, root = _captured(model, task, held.dtype)
+            return tuple(may_be_exchanged(captured, root, [prefix + name for name in group]) for group in groups)
+        except SymbreakError:
+            raise
+        except Exception:  # noqa: BLE001 - a graph that cannot be read proves nothing
+            return (False,) * len(groups)
 
 
 def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:

@@ -61,6 +61,18 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     return replace(trace, slices=slices), certificate if any(s.proved for s in slices) else None
 
 
+def prove_networks(trace: Trace, exchanged: Sequence[bool]) -> Trace:
+    """The trace, its tied networks marked `proved` where they may be exchanged and the optimizer treats tensors alike.
+
+    Args:
+        exchanged: for each of `trace.twins`.
+    """
+    if trace.optimizer not in KEPT_FROM:
+        return trace
+    pairs = zip(trace.twins, exchanged, strict=True)
+    return replace(trace, twins=tuple(replace(twin, proved=twin.tied and may) for twin, may in pairs))
+
+
 def verify_on(text: str, graph: UnitGraph) -> Certificate:
     """`verify` on the network that the certificate speaks of: the graph's own, or that with the negatives of its units.
 

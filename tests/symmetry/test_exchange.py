@@ -1,0 +1,124 @@
+"""Whole networks that may be exchanged: proved where the objective is symmetric in them, and training bears it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import symbreak as sb
+from symbreak.report import Report
+
+X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.randn(16, 1, generator=torch.Generator().manual_seed(1))
+Objective = Callable[["Members", Tensor], Tensor]
+
+
+class Members(nn.Module):
+    """Equal networks on one input."""
+
+    def __init__(self, n: int = 2, *, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+
+        def member() -> nn.Sequential:
+            middle = [nn.BatchNorm1d(8)] if norm else []
+            return nn.Sequential(nn.Linear(4, 8), *middle, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 1))
+
+        torch.manual_seed(2)
+        self.q = nn.ModuleList(member() for _ in range(n))
+        for other in self.q[1:]:
+            other.load_state_dict(self.q[0].state_dict())
+
+    def answers(self, x: Tensor) -> list[Tensor]:
+        return [q(x) for q in self.q]
+
+
+class Mean(Members):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack(self.answers(x)).mean(0)
+
+
+class Both(Members):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.answers(x)
+
+
+def target(x: Tensor) -> Tensor:
+    return Y.to(x)
+
+
+def without_gradient(m: Members, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        other: Tensor = m.q[1](x)
+    return ((m.q[0](x) - target(x)) * (other - target(x))).mean() + (m.q[1](x) - target(x)).square().mean()
+
+
+SYMMETRIC: dict[str, Objective] = {
+    "both errors": lambda m, x: sum((q - target(x)).square().mean() for q in m.answers(x)),  # type: ignore[arg-type, return-value]
+    "the lower one": lambda m, x: torch.minimum(*m.answers(x)[:2]).mean(),
+    "the mean": lambda m, x: (torch.stack(m.answers(x)).mean(0) - target(x)).square().mean(),
+    "the mean of columns": lambda m, x: torch.cat(m.answers(x), 1).mean(1).square().mean(),
+    "the least of all": lambda m, x: torch.stack(m.answers(x)).amin(0).mean(),
+}
+ONE_SIDED: dict[str, Objective] = {
+    "unequal shares": lambda m, x: (0.5 * m.q[0](x) + 0.6 * m.q[1](x) - target(x)).square().mean(),
+    "a difference": lambda m, x: (m.q[0](x) - m.q[1](x) - target(x)).square().mean(),
+    "one is detached": lambda m, x: (m.q[0](x) * m.q[1](x).detach()).mean(),
+    "columns that count differently": lambda m, x: (torch.cat(m.answers(x), 1) @ torch.tensor([1.0, 2.0]).to(x)).mean(),
+    "without gradient": without_gradient,
+}
+
+
+def findings(report: Report) -> list[tuple[str, str]]:
+    return [(f.code, f.standing) for f in report.findings if f.code == "SB005"]
+
+
+def parted(model: Members, objective: Objective, optimizer: torch.optim.Optimizer) -> float:
+    """How far apart the members are after training, in float64."""
+    for step in range(30):
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(10 + step), dtype=torch.float64)
+        optimizer.zero_grad()
+        objective(model, x).backward()
+        optimizer.step()
+    first, *others = (nn.utils.parameters_to_vector(q.parameters()) for q in model.q)
+    return max(float((first - other).abs().max().detach()) for other in others)
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+@pytest.mark.parametrize("norm", [False, True])
+def test_members_of_a_symmetric_objective_are_one_for_ever(name: str, norm: bool) -> None:
+    model = Members(2 if name == "the lower one" else 3, norm=norm)
+    assert findings(sb.check(model, X, objective=SYMMETRIC[name])) == [("SB005", "proved")]
+    model.double()
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        assert parted(model, SYMMETRIC[name], kind(model.parameters(), lr=1e-2)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+def test_members_that_are_used_unequally_are_not_proved(name: str) -> None:
+    model = Members()
+    assert ("SB005", "proved") not in findings(sb.check(model, X, objective=ONE_SIDED[name]))
+    model.double()
+    assert parted(model, ONE_SIDED[name], torch.optim.SGD(model.parameters(), lr=1e-2)) > 1e-6
+
+
+def test_one_output_proves_it_for_every_loss_and_two_outputs_do_not() -> None:
+    assert findings(sb.check(Mean(3), X)) == [("SB005", "proved")]
+    assert findings(sb.check(Both(), X)) == [("SB005", "measured")]
+
+
+def test_what_parts_equal_networks_is_not_proved() -> None:
+    both = SYMMETRIC["both errors"]
+    assert ("SB005", "proved") not in findings(sb.check(Members(dropout=0.5), X, objective=both))
+    changed = Members()
+    with torch.no_grad():
+        changed.q[1][0].weight[0, 0] += 1e-3
+    assert findings(sb.check(changed, X, objective=both)) == []
+    model = Members()
+    rates = torch.optim.SGD([{"params": q.parameters(), "lr": r} for q, r in zip(model.q, (0.1, 0.2), strict=True)])
+    assert ("SB005", "proved") not in findings(sb.check(model, X, objective=both, optimizer=rates))
+    frozen = Members()
+    frozen.q[1].requires_grad_(False)
+    assert ("SB005", "proved") not in findings(sb.check(frozen, X, objective=both))
