@@ -41,6 +41,8 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], bool]] = {  # name -> (mod
     "hardsigmoid": (nn.Hardsigmoid, False),
     "softplus": (nn.Softplus, False),
 }
+RECTIFIERS = ("relu", "leaky_relu")
+"""Under SGD units with biases of one sign stay multiples of one another: training leaves two directions a layer."""
 
 
 def zero_weights(activation: str, depth: int, random_biases: bool, outputs: int) -> nn.Module:
@@ -64,7 +66,7 @@ def mlp_case(activation: str, depth: int, random_biases: bool, loss: Loss) -> Ca
         ladder, verdict = {f"{last}.bias": 1, "*": None}, STUCK
     else:
         ladder = {f"{2 * layer}.*": depth - layer for layer in range(depth)}
-        verdict = TRAINS if random_biases else REDUNDANT
+        verdict = TRAINS if random_biases and activation not in RECTIFIERS else REDUNDANT
     return Case(
         f"zero weights, {activation}, {depth} layers, {'random' if random_biases else 'zero'} biases, {loss.__name__}",
         partial(zero_weights, activation, depth, random_biases, 3),
@@ -74,7 +76,7 @@ def mlp_case(activation: str, depth: int, random_biases: bool, loss: Loss) -> Ca
         verdict,
         codes("SB101") if verdict == STUCK else codes("SB001") if verdict == REDUNDANT else codes(),
         codes() if verdict == STUCK else codes("SB101"),
-        {f"{2 * layer}": (1, 8) for layer in range(depth - 1)} if verdict == REDUNDANT else {},
+        {f"{2 * layer}": (1, 8) for layer in range(depth - 1)} if verdict == REDUNDANT and not random_biases else {},
     )
 
 
