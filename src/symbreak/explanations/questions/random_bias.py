@@ -31,8 +31,8 @@ CLAIM = (
     "The units are not symmetric: their biases tell them apart, so with zero weights and random biases every tensor "
     "learns and every unit becomes another one. "
     "But the signal comes through one layer a step from the output back (tanh, one hidden layer: W2 at step 1, W1 at "
-    "step 2), with first gradients that shrink as eta^1, eta^3, eta^7, ... by depth, and a ReLU unit whose bias is "
-    "negative never learns."
+    "step 2), with first gradients that shrink as eta^1, eta^3, eta^7, ... by depth. A ReLU unit with a negative bias "
+    "never learns, and those with positive ones stay multiples of one another under SGD, which `symbreak check` proves."
 )
 
 
