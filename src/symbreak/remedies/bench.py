@@ -46,6 +46,7 @@ class Bench:
     ) -> None:
         self.model, self.asked, self.report, self.unsafe = model, asked, report, unsafe
         self.first = report
+        self._proofs = any(s.multiples_proved for s in report.trace.slices)  # nothing but a proof shows these
         self._progress, self._checks = progress, 0
         self.params = dict(model.named_parameters())
         self.places = places_of(model)
@@ -151,7 +152,7 @@ class Bench:
         if self._progress is not None:
             self._progress(self._checks, None, "trying repairs")
         with self._with(self.values(parts)), contextlib.suppress(SymbreakError):
-            return examine(self.model, a.batch, a.loss, a.objective, a.optimizer, a.seed, proofs=False)
+            return examine(self.model, a.batch, a.loss, a.objective, a.optimizer, a.seed, proofs=self._proofs)
         return None
 
     def outputs(self, values: Values) -> tuple[Tensor, ...] | None:

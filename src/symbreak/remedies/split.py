@@ -40,7 +40,7 @@ def propose(bench: Bench, findings: Sequence[Finding]) -> list[Part]:
     ends = [s for s in slices if s.layer in told or s.parameter in told]
     keeping = [*_shared_out(bench, slices), *_further_readers(bench, [s for s in ends if s.side == "out"], slices)]
     kept = [*_keeping(bench, keeping), *_keeping(bench, [(part, 0.0) for part in _routers(bench)])]
-    return [*kept, *_jittered(bench, ends), *_parted_networks(bench, told)]
+    return [*kept, *_jittered(bench, ends), *_parted_networks(bench, told), *_multiples(bench, told)]
 
 
 def _keeping(bench: Bench, suspects: Sequence[tuple[Part, float]]) -> list[Part]:
@@ -198,6 +198,14 @@ def _jittered(bench: Bench, ends: Sequence[SliceClasses]) -> Iterator[Part]:
             + (", all zero: drawn anew" if size == 0 else f"; noise of {JITTER:g} of the weights' size parts them"),
             ((s.parameter, adding(moves.movedim(0, s.axis))),),
         )
+
+
+def _multiples(bench: Bench, told: set[str]) -> Iterator[Part]:
+    """Units that are multiples of one another: their weights are drawn anew."""
+    for s in bench.report.trace.slices:
+        if s.multiples_proved and s.side == "out" and s.layer in told and bench.may(s.parameter):
+            why = f"units of {s.layer} are multiples of one another; drawn anew"
+            yield Part("draw", why, ((s.parameter, replacing(fresh(bench, s.parameter))),))
 
 
 def _parted_networks(bench: Bench, told: set[str]) -> Iterator[Part]:
