@@ -99,7 +99,7 @@ def examine(
         from .symmetry import prove, unit_graph
 
         trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))
-    if proofs and any(twin.tied for twin in trace.twins) and _one_group(optimizer):
+    if proofs and any(twin.tied for twin in trace.twins) and _one_group(optimizer, model):
         from .symmetry import exchangeable, prove_networks
 
         groups = [twin.modules for twin in trace.twins]
@@ -109,9 +109,12 @@ def examine(
     return Report(verdict, findings, trace, time.perf_counter() - started, certificate, asked)
 
 
-def _one_group(optimizer: str | Optimizer) -> bool:
-    """Whether every tensor is trained by the same rates; equal networks in different groups part."""
-    return isinstance(optimizer, str) or len(optimizer.param_groups) == 1
+def _one_group(optimizer: str | Optimizer, model: nn.Module) -> bool:
+    """Whether every tensor is trained, and by the same rates; equal networks in different groups part."""
+    if isinstance(optimizer, str):
+        return True
+    first, *others = optimizer.param_groups
+    return not others and {id(p) for p in model.parameters() if p.requires_grad} <= {id(p) for p in first["params"]}
 
 
 def _worth_a_proof(trace: Trace) -> bool:

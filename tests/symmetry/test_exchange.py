@@ -122,3 +122,12 @@ def test_what_parts_equal_networks_is_not_proved() -> None:
     frozen = Members()
     frozen.q[1].requires_grad_(False)
     assert ("SB005", "proved") not in findings(sb.check(frozen, X, objective=both))
+
+
+def test_a_random_operation_hides_no_unequal_use() -> None:
+    unequal = lambda m, x: nn.functional.dropout(m.q[0](x) + torch.relu(m.q[1](x) - 5) ** 3, 0.5).mean()
+    assert ("SB005", "proved") not in findings(sb.check(Members(), X, objective=unequal))
+    model = Members()
+    only = torch.optim.SGD(model.q[0].parameters(), lr=0.1)
+    both = SYMMETRIC["both errors"]
+    assert ("SB005", "proved") not in findings(sb.check(model, X, objective=both, optimizer=only))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .borders import BORDER
 from .capture import Captured
 
 _SUM, _EITHER = "add", frozenset({"add", "mul", "maximum", "minimum"})
@@ -104,6 +105,8 @@ class _Terms:
             kind, name = self.captured.sources.get(node.name, ("input", node.name))
             owned = kind in ("parameter", "buffer")
             self.of[node] = self._number((kind, self.renamed(name) if owned else node.name))
+        elif _name(node) == f"symbreak::{BORDER}":
+            return False  # a backward of its own
         elif node.op == "call_function" and (
             node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
         ):
@@ -118,7 +121,7 @@ class _Terms:
     def _form(self, node: fx.Node) -> Any:
         target, name = node.target, _name(node)
         if isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
-            return "random", node.name  # each draw is its own
+            return "random", node.name, self._plain(node.args), self._plain(tuple(sorted(node.kwargs.items())))
         if name in _EITHER and len(node.args) == 2 and not node.kwargs:
             if name == _SUM:
                 self.summands[node] = tuple(sorted(t for a in node.args for t in self._summands(a)))
