@@ -16,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from children import hears_ctrl_c
 from symbreak import cli, config
 from symbreak.cli import check, terminal
 from symbreak.cli.options import Request
@@ -276,10 +277,8 @@ def test_ctrl_c_in_a_real_process(folder):
     code = "from symbreak.cli import main; main()"
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-c", code, "check", "models.py:slow"]
-    # A shell starts background jobs with SIGINT ignored, and a child inherits that; this one shall hear it.
-    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=env, **pipes, **hears) as process:
+    with subprocess.Popen(command, env=env, preexec_fn=hears_ctrl_c, **pipes) as process:
         assert process.stderr.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import symbreak as sb
+from children import hears_ctrl_c
 from symbreak.races import Cell, RaceResult, batched, compiled, samples
 from symbreak.races.compiled import Stepper
 from symbreak.races.plan import prepared
@@ -244,7 +247,7 @@ def long_race(folder: Path, worth: float, **environment: str) -> subprocess.Pope
     places = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return subprocess.Popen(
         [sys.executable, str(script), str(folder / "runs.sqlite"), str(worth)], cwd=folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c,
         env={**os.environ, "PYTHONPATH": places, "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"), **environment},
     )  # fmt: skip
 
@@ -254,6 +257,21 @@ def test_without_a_compiler(tmp_path: Path) -> None:
     out, err = long_race(tmp_path, 0.0, CXX=str(tmp_path / "none")).communicate(timeout=200)
     assert out.startswith("True 40 Runs whose steps were not compiled: ")
     assert err == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_compiles_and_a_resumed_race_that_does_not(tmp_path: Path) -> None:
+    race = long_race(tmp_path, 0.0)
+    cache, deadline = tmp_path / "cache", time.monotonic() + 120
+    while not list(cache.rglob("*.cpp")) and race.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)  # until a compiler is at work
+    race.send_signal(signal.SIGINT)
+    out, err = race.communicate(timeout=60)
+    assert out.startswith("False 0")
+    assert err == ""
+    out, err = long_race(tmp_path, 1e9).communicate(timeout=200)
+    assert (out, err) == ("True 40 \n", "")
+    assert {one.name for one in tmp_path.iterdir()} == {"long.py", "cache", "runs.sqlite"}  # nothing left in the folder
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import pytest
 from torch import Tensor, nn
 
 import symbreak as sb
+from children import hears_ctrl_c
 from symbreak.races import RaceResult, WorkersError
 from symbreak.races.store import Store
 
@@ -118,7 +119,7 @@ def interrupted(
     race = subprocess.Popen(
         [sys.executable, "-m", "symbreak", "race", *command, "--store", str(store)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=hears_ctrl_c,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
