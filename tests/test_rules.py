@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -470,3 +471,27 @@ def test_a_guessed_learning_rate_is_given_a_decade() -> None:
     given = sb.check(net, batch, loss, optimizer=torch.optim.SGD(net.parameters(), lr=1e-2))
     assert [[f.code for f in r.findings if f.severity == "warning"] for r in (guessed, given)] == [["SB207"]] * 2
     assert (guessed.verdict, given.verdict) == ("healthy", "degraded")
+
+
+class _Holder(nn.Module):
+    """A model under a name that a format string, a markup or a pattern would read as its own."""
+
+    NAME = "{x}[b]*"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.add_module(self.NAME, model)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.NAME)(*args, **kwargs)
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_names_are_told_as_they_are(code: str) -> None:
+    model, batch, loss = EXAMPLES[code][0]()
+    plain = [f for f in reported(code, 0).findings if f.code == code]
+    report = sb.check(_Holder(model), batch, loss)
+    odd = [f for f in report.findings if f.code == code]
+    assert [f.units for f in odd] == [f.units for f in plain]
+    assert all(f.where.startswith(_Holder.NAME) for f in odd) or plain[0].where not in dict(model.named_modules())
+    assert odd[0].where in report.to_text()

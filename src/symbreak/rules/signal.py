@@ -171,7 +171,7 @@ def update_ratio(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=worst.name,
             decisive=sure,
-            because=(f"{step} moves {names} by {worst.update_to_weight:.3g} times {size}: it replaces the start"),
+            because=f"{step} moves {names} by {worst.update_to_weight:.3g} times {size}: it replaces the start",
             evidence={r.name: r.update_to_weight for r in large[:50]},
             remedy=Remedy("rescale", worst.name, "use a smaller learning rate, or weights of the usual scale"),
         )

@@ -92,7 +92,6 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
     for a in {(a.where, a.layer, a.dead): a for a in trace.activations if a.dead}.values():  # one may run twice
         layer = sleeping.get(a.layer or "")
         units = activation(trace, a.where, a.name)
-        bias = f"the bias of {{}} of {called(trace, a.layer)}" if a.layer else "the biases that feed {}"
         if len(a.dead) == a.units:
             if layer is None or layer.status != "live":
                 yield Claim(
@@ -105,7 +104,7 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
                     ),
                     evidence={"samples": a.samples, "surely_dead": len(a.surely_dead)},
                     remedy=Remedy(
-                        "shift", a.layer or a.where, f"raise {bias.format('the units')} so that they see both signs"
+                        "shift", a.layer or a.where, f"raise {_bias(trace, a, 'the units')} so that they see both signs"
                     ),
                 )
             continue
@@ -124,9 +123,13 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
                 ),
                 evidence={"samples": a.samples, "units": a.units},
                 remedy=Remedy(
-                    "shift", a.layer or a.where, f"raise {bias.format('this unit' if one else 'these units')}"
+                    "shift", a.layer or a.where, f"raise {_bias(trace, a, 'this unit' if one else 'these units')}"
                 ),
             )
+
+
+def _bias(trace: Trace, a: ActivationTrace, units: str) -> str:
+    return f"the bias of {units} of {called(trace, a.layer)}" if a.layer else f"the biases that feed {units}"
 
 
 def _asleep(a: ActivationTrace, layer: TensorTrace | None) -> tuple[int, ...]:
@@ -223,7 +226,7 @@ def shadowed_bias(trace: Trace) -> Iterator[Claim]:
         yield Claim(
             where=tensors[0].name,
             units=rows,
-            because=(f"shifting {entries} moves no output: {REMOVES} {'it' if len(rows) == 1 else 'them'}"),
+            because=f"shifting {entries} moves no output: {REMOVES} {'it' if len(rows) == 1 else 'them'}",
             evidence={"tensors": [t.name for t in tensors], "entries": len(rows), "of": tensors[0].shape[0]},
         )
 
