@@ -95,15 +95,15 @@ def examine(
     )  # fmt: skip
     trace = replace(trace, rate_given=not isinstance(optimizer, str))
     certificate = None
-    if proofs and _worth_a_proof(trace):
-        from .symmetry import prove, unit_graph
+    units = proofs and _worth_a_proof(trace)
+    networks = proofs and any(twin.tied for twin in trace.twins) and _one_group(optimizer, model)
+    if units or networks:
+        from .symmetry import prove, prove_networks, unit_graph
 
-        trace, certificate = prove(trace, unit_graph(model, batch, loss, objective, seed=seed))
-    if proofs and any(twin.tied for twin in trace.twins) and _one_group(optimizer, model):
-        from .symmetry import exchangeable, prove_networks
-
-        groups = [twin.modules for twin in trace.twins]
-        trace = prove_networks(trace, exchangeable(model, batch, loss, objective, groups, seed=seed))
+        groups = [twin.modules for twin in trace.twins] if networks else []
+        graph = unit_graph(model, batch, loss, objective, seed=seed, networks=groups)
+        trace, certificate = prove(trace, graph) if units else (trace, None)
+        trace = prove_networks(trace, graph) if networks else trace
     findings, verdict = judge(trace, select=select, ignore=ignore)
     asked = Asked(batch, loss, objective, optimizer, seed, fingerprint(unwrap(model)))
     return Report(verdict, findings, trace, time.perf_counter() - started, certificate, asked)

@@ -1,7 +1,7 @@
 """WHICH UNITS ARE ONE: a model in; its spaces of units, a partition of them, and a proof of it out."""
 
 from .certificate import Certificate, certify, verify
-from .graph import Axis, UnitGraph, exchangeable, unit_graph
+from .graph import Axis, UnitGraph, unit_graph
 from .proofs import prove, prove_networks, verify_on
 from .refine import coarsest
 from .units import Block, Network, SymmetryError, chain
@@ -16,7 +16,6 @@ __all__ = [
     "certify",
     "chain",
     "coarsest",
-    "exchangeable",
     "prove",
     "prove_networks",
     "unit_graph",

@@ -35,7 +35,7 @@ def may_be_exchanged(captured: Captured, model: nn.Module, modules: Sequence[str
         modules: at least two, by their names in the graph's sources.
 
     Example:
-        >>> from symbreak.symmetry import exchangeable  # which exports the model and asks this
+        >>> from symbreak.symmetry import unit_graph  # which exports the model and asks this
         >>> class Mean(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -43,7 +43,7 @@ def may_be_exchanged(captured: Captured, model: nn.Module, modules: Sequence[str
         ...         self.b.load_state_dict(self.a.state_dict())
         ...     def forward(self, x):
         ...         return (self.a(x) + self.b(x)) / 2
-        >>> exchangeable(Mean(), torch.ones(3, 2), None, None, [("a", "b")])
+        >>> unit_graph(Mean(), torch.ones(3, 2), networks=[("a", "b")]).exchangeable
         (True,)
 
     Source: a symmetric function has equal partial derivatives where its arguments are equal.

@@ -53,6 +53,7 @@ class UnitGraph:
         odd: space whose units pass through odd functions alone -> columns of its attributes that a unit and its
             negative share.
         scaled: the same of functions that are positively homogeneous: ReLU, leaky ReLU, largest values.
+        exchangeable: for each group of networks that was asked about, whether they may be exchanged.
     """
 
     network: Network
@@ -63,6 +64,7 @@ class UnitGraph:
     inputs: Mapping[str, Axis] = field(default_factory=dict)
     odd: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scaled: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    exchangeable: tuple[bool, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -78,6 +80,7 @@ def unit_graph(
     *,
     seed: int = 0,
     heed_dropout: bool = True,
+    networks: Sequence[Sequence[str]] = (),
 ) -> UnitGraph:
     """Read a model as units and the weights that tie them, by torch.export, and give it back as it was.
 
@@ -86,6 +89,7 @@ def unit_graph(
 
     Args:
         heed_dropout: tell the units that active dropout leaves out apart, as training does; else it is a breaker.
+        networks: groups of modules with equal tensors, by name, of which `exchangeable` is to be told.
 
     Raises:
         SymbreakError: a mistake in what was given, or weights that are not finite.
@@ -103,48 +107,22 @@ def unit_graph(
         task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
         algebra = Algebra(Ledger(), "" if objective is None else _Objective.PREFIX, heed_dropout=heed_dropout)
         odd, scaled = Gauge("odd"), Gauge("scaled")
+        exchanged = (False,) * len(networks)
         try:
             captured, root = _captured(model, task, held.dtype)
+            exchanged = tuple(may_be_exchanged(captured, root, [algebra.prefix + n for n in g]) for g in networks)
             read(captured, root, algebra, (odd, scaled))
             algebra.ledger.cut.update(dict.fromkeys([WHOLE], captured.leaks[0]) if captured.leaks else {})
             network = algebra.ledger.network()
             axes, entangled = _axes(algebra)
             inputs = _inputs(algebra)
-            free = [gauge.free(algebra.ledger) for gauge in (odd, scaled)]
+            signs, scales = (gauge.free(algebra.ledger) for gauge in (odd, scaled))
         except SymbreakError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the reading of one call raises is told, and nothing proved
-            return UnitGraph(Network({}, ()), {}, (), {WHOLE: told(error)})
-    return UnitGraph(network, axes, tuple(algebra.breakers), dict(algebra.ledger.cut), entangled, inputs, *free)
-
-
-def exchangeable(
-    model: nn.Module,
-    batch: Any,
-    loss: Callable[..., Tensor] | None,
-    objective: Callable[..., Tensor] | None,
-    groups: Sequence[Sequence[str]],
-    *,
-    seed: int = 0,
-) -> tuple[bool, ...]:
-    """For each group of equal modules, whether they may be exchanged in the graph of the model and its objective.
-
-    Outputs are told apart, so that without an objective only modules behind one output may.
-
-    Raises:
-        SymbreakError: a mistake in what was given.
-    """
-    model = unwrap(model)
-    with borrow(model, [f for f in (loss, objective) if f is not None], _dtype(model)) as held, held.scratch():
-        task = Task(model, batch, None if objective is not None else loss, objective, seed=seed)
-        prefix = "" if objective is None else _Objective.PREFIX
-        try:
-            captured, root = _captured(model, task, held.dtype)
-            return tuple(may_be_exchanged(captured, root, [prefix + name for name in group]) for group in groups)
-        except SymbreakError:
-            raise
-        except Exception:  # noqa: BLE001 - a graph that cannot be read proves nothing
-            return (False,) * len(groups)
+            return UnitGraph(Network({}, ()), {}, (), {WHOLE: told(error)}, exchangeable=exchanged)
+    breakers, cut = tuple(algebra.breakers), dict(algebra.ledger.cut)
+    return UnitGraph(network, axes, breakers, cut, entangled, inputs, signs, scales, exchanged)
 
 
 def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:

@@ -61,15 +61,15 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     return replace(trace, slices=slices), certificate if any(s.proved for s in slices) else None
 
 
-def prove_networks(trace: Trace, exchanged: Sequence[bool]) -> Trace:
+def prove_networks(trace: Trace, graph: UnitGraph) -> Trace:
     """The trace, its tied networks marked `proved` where they may be exchanged and the optimizer treats tensors alike.
 
     Args:
-        exchanged: for each of `trace.twins`.
+        graph: which was asked about all of `trace.twins`.
     """
     if trace.optimizer not in KEPT_FROM:
         return trace
-    pairs = zip(trace.twins, exchanged, strict=True)
+    pairs = zip(trace.twins, graph.exchangeable, strict=True)
     return replace(trace, twins=tuple(replace(twin, proved=twin.tied and may) for twin, may in pairs))
 
 
