@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,43 @@ def without_gradient(m: Members, x: Tensor) -> Tensor:
     return ((m.q[0](x) - target(x)) * (other - target(x))).mean() + (m.q[1](x) - target(x)).square().mean()
 
 
+class Rarely(torch.autograd.Function):
+    """The identity; far from the batch that was looked at, its backward is another one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float, far: Tensor) -> Tensor:
+        ctx.factor = factor
+        ctx.save_for_backward(far)
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return torch.where(ctx.saved_tensors[0], ctx.factor * gradients[0], gradients[0]), None, None
+
+
+def far(x: Tensor) -> Tensor:
+    return x.sum(1, keepdim=True) > 1e3
+
+
+def by_hand(m: Members, x: Tensor) -> Tensor:
+    first, second = m.answers(x)
+    made: Tensor = Rarely.apply(first, 0.5, far(x)) + Rarely.apply(second, 0.6, far(x))  # type: ignore[no-untyped-call]
+    return made.square().mean()
+
+
+def in_attention(m: Members, x: Tensor) -> Tensor:
+    first, second = m.answers(x)
+    mixed = torch.where(far(x), first, (first + second) / 2)[None]
+    return nn.functional.scaled_dot_product_attention(mixed, mixed, mixed).square().mean()
+
+
+RARELY_UNEQUAL: dict[str, Objective] = {
+    "a backward of its own": by_hand,
+    "inside attention": in_attention,
+    "before dropout": lambda m, x: nn.functional.dropout(
+        torch.where(far(x), m.q[0](x), (m.q[0](x) + m.q[1](x)) / 2), 0.1
+    ).mean(),
+}
 SYMMETRIC: dict[str, Objective] = {
     "both errors": lambda m, x: sum((q - target(x)).square().mean() for q in m.answers(x)),  # type: ignore[arg-type, return-value]
     "the lower one": lambda m, x: torch.minimum(*m.answers(x)[:2]).mean(),
@@ -102,6 +140,22 @@ def test_members_that_are_used_unequally_are_not_proved(name: str) -> None:
     assert ("SB005", "proved") not in findings(sb.check(model, X, objective=ONE_SIDED[name]))
     model.double()
     assert parted(model, ONE_SIDED[name], torch.optim.SGD(model.parameters(), lr=1e-2)) > 1e-6
+
+
+@pytest.mark.parametrize("name", RARELY_UNEQUAL)
+def test_members_that_another_batch_would_part_are_not_proved(name: str) -> None:
+    model = Members()
+    assert ("SB005", "proved") not in findings(sb.check(model, X, objective=RARELY_UNEQUAL[name]))
+    RARELY_UNEQUAL[name](model, X + 1e3).backward()  # type: ignore[no-untyped-call]
+    first, second = (torch.cat([g.flatten() for p in q.parameters() if (g := p.grad) is not None]) for q in model.q)
+    assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_dropout_at_the_end_of_each_member_is_not_proved() -> None:
+    model = Members()
+    for q in model.q:
+        q.append(nn.Dropout(0.5))  # type: ignore[operator]
+    assert ("SB005", "proved") not in findings(sb.check(model, X, objective=SYMMETRIC["both errors"]))
 
 
 def test_one_output_proves_it_for_every_loss_and_two_outputs_do_not() -> None:
