@@ -95,3 +95,16 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(plain)
             np.random.set_state(legacy)
+
+
+@contextlib.contextmanager
+def in_mode(module: nn.Module, *, train: bool) -> Iterator[None]:
+    """A module and all in it in training or evaluation mode, for a while."""
+    modes = [(one, one.training) for one in module.modules()]
+    for one, _ in modes:
+        one.training = train
+    try:
+        yield
+    finally:
+        for one, mode in modes:
+            one.training = mode

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from symbreak import factories
 from symbreak.errors import ForwardError, SymbreakError
-from symbreak.races.brought import ONE_AT_A_TIME, Brought, Minimised
+from symbreak.races.brought import ONE_AT_A_TIME, Brought, Minimised, in_mode
 from symbreak.races.compiled import Step, Stepper, agree
 from symbreak.races.scores import Score
 from symbreak.races.subjects import State
@@ -50,17 +50,9 @@ class Code:
 
         return step
 
-    @contextlib.contextmanager
-    def mode(self, *, train: bool) -> Iterator[None]:
+    def mode(self, *, train: bool) -> contextlib.AbstractContextManager[None]:
         """Training or evaluation mode for a while."""
-        modes = [(one, one.training) for one in self.module.modules()]
-        for one, _ in modes:
-            one.training = train
-        try:
-            yield
-        finally:
-            for one, mode in modes:
-                one.training = mode
+        return in_mode(self.module, train=train)
 
     def loss(self, learned: State, fixed: State, x: Any, y: Tensor | None) -> Tensor:
         """Of one model, a scalar.

@@ -13,15 +13,14 @@ copies; one start after the other, in its own precision.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symbreak.nets import Spec
 from symbreak.races import mapped
-from symbreak.races.brought import ONE_AT_A_TIME, Brought
+from symbreak.races.brought import ONE_AT_A_TIME, Brought, in_mode
 from symbreak.races.chains import Chains, stack
 from symbreak.races.subjects import State, digest, wearing
 from symbreak.races.work import Work
@@ -162,7 +161,7 @@ def _quotient(work: Work, state: State) -> smaller.Quotient | None:
     x, y = next(iter(work.split.batches(1)))
     brought = work.subject.brought(0)
     loss = None if brought.objective is not None else work.score.function
-    with ONE_AT_A_TIME, torch.enable_grad(), wearing(brought.model, state), _training(brought.model):
+    with ONE_AT_A_TIME, torch.enable_grad(), wearing(brought.model, state), in_mode(brought.model, train=True):
         try:
             found = smaller.quotient(
                 brought.model, batch=x if y is None else (x, y), loss=loss, objective=brought.objective
@@ -171,17 +170,6 @@ def _quotient(work: Work, state: State) -> smaller.Quotient | None:
             return None
     few, many = found.size
     return found if few <= WORTH * many and found.keeps(work.setup.optimizer) else None
-
-
-@contextlib.contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    modes = [(one, one.training) for one in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for one, mode in modes:
-            one.training = mode
 
 
 def _fastest(small: smaller.Quotient, work: Work, n_runs: int, *, batched: bool) -> Folded:
