@@ -20,11 +20,9 @@ from torch import Tensor
 
 from symbreak.schemes import Place
 
-from .flow import GRID, Call, Flow
+from .flow import GRID, MASS, Call, Flow
 from .tensors import numbers
 
-_STEP = float(GRID[1] - GRID[0])
-_MASS = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
 _COARSE = slice(0, None, 8)  # enough of the grid for the double integral
 _MANY = 1024  # logits, from which the limit of a softmax's concentration is good to a few in a hundred
 _NODES, _WEIGHTS = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(21))
@@ -201,12 +199,12 @@ class _Propagation:
 
     def _moments(self, f: Callable[[Tensor], Tensor], mean: float, spread: float, shared: float) -> Moments:
         image = f(mean + spread * GRID)
-        m, second = float((image * _MASS).sum()), float((image**2 * _MASS).sum())
+        m, second = float((image * MASS).sum()), float((image**2 * MASS).sum())
         if spread == 0 or shared <= 0:
             return Moments(m, second - m**2)
         own = math.sqrt(max(spread**2 - shared, 0.0))
         inner = torch.stack(
-            [(f(mean + math.sqrt(shared) * float(u) + own * GRID[_COARSE]) * _MASS[_COARSE] * 8).sum() for u in _NODES]
+            [(f(mean + math.sqrt(shared) * float(u) + own * GRID[_COARSE]) * MASS[_COARSE] * 8).sum() for u in _NODES]
         )
         return Moments(m, second - m**2, float((inner**2 * _WEIGHTS).sum()) - m**2)
 
@@ -284,7 +282,7 @@ class _Propagation:
         for u in _NODES:
             z = base.mean + math.sqrt(base.shared) * float(u) + own * GRID
             image, order = self._through(source, root, z).sort()
-            below = torch.cumsum(_MASS[order], 0).clamp(0, 1) ** k
+            below = torch.cumsum(MASS[order], 0).clamp(0, 1) ** k
             mass = torch.diff(below, prepend=torch.zeros(1, dtype=below.dtype))
             mass = mass / mass.sum()
             firsts.append((image * mass).sum())

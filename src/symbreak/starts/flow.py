@@ -56,6 +56,9 @@ Kind = Literal[
 
 GRID = torch.linspace(-8.0, 8.0, 3201, dtype=torch.float64)
 """Standard deviations at which an activation is looked at, a two-hundredth apart."""
+STEP = float(GRID[1] - GRID[0])
+MASS = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * STEP
+"""Of a standard normal at each of them."""
 
 
 @dataclass(eq=False)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from symbreak.schemes import ACTIVATIONS, Activation
 
-from .flow import GRID
-
-_STEP = float(GRID[1] - GRID[0])
-_DENSITY = torch.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * _STEP
+from .flow import GRID, MASS, STEP
 
 
 def second_moment(samples: Tensor) -> float:
     """E[phi(z)^2], z standard normal, of an image of the grid."""
-    return float((samples**2 * _DENSITY).sum())
+    return float((samples**2 * MASS).sum())
 
 
 def catalogued(samples: Tensor) -> Activation | None:
@@ -36,7 +31,7 @@ def catalogued(samples: Tensor) -> Activation | None:
 def _candidates(samples: Tensor) -> Iterator[Activation]:
     low, high = float(samples.min()), float(samples.max())
     middle = len(GRID) // 2
-    slope = float(samples[middle + 1] - samples[middle - 1]) / (2 * _STEP)
+    slope = float(samples[middle + 1] - samples[middle - 1]) / (2 * STEP)
     yield from (row for row in ACTIVATIONS.values() if row.name not in ("rrelu", "prelu"))
     yield ACTIVATIONS["gelu"].having("tanh")
     yield ACTIVATIONS["leaky_relu"].having(round(float(samples[0] / GRID[0]), 9))
