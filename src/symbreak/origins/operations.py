@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-Way = Literal["nothing", "views", "allocates", "adopts", "draws", "sets", "moves", "changes", "scatters"]
+Way = Literal["views", "allocates", "adopts", "draws", "sets", "moves", "changes", "scatters"]
 """views: writes no values; allocates: memory as it is found; adopts: memory made elsewhere; draws: random numbers;
 sets: numbers without chance or data; moves: what another tensor holds; changes: arithmetic on what it reads; scatters:
 some entries, at places that are data."""

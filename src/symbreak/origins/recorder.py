@@ -88,7 +88,7 @@ class Origin:
 
     def registered(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
         """A parameter or buffer comes to belong to a module, perhaps in the place of another one."""
-        if not self.open or tensor is None or getattr(self._own, "busy", False):
+        if tensor is None or self.idle:
             return
         with self._lock, self._alone():
             page = self._storages.of(tensor)
