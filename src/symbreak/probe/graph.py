@@ -270,10 +270,10 @@ class Graph:
         return not own and any(n.only_parameters for n in others)
 
 
-def nodes_below(roots: Iterable[Any]) -> Iterator[Any]:
-    """Every node of autograd's graph below the roots, once, children before parents."""
+def nodes_below(roots: Iterable[Any], until: Iterable[Any] = ()) -> Iterator[Any]:
+    """Every node of autograd's graph below the roots, once, children before parents; `until` are not entered."""
     stack: list[tuple[Any, bool]] = [(r, False) for r in roots if r is not None]
-    seen: set[Any] = set()
+    seen = set(until)
     while stack:
         node, expanded = stack.pop()
         if expanded:

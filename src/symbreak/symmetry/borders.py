@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from symbreak.probe.graph import nodes_below
+
 BORDER = "border"
 
 
@@ -102,20 +104,9 @@ def _record(model: nn.Module, module: nn.Module) -> Iterator[_Recorded]:
 def reached(made: Iterable[Any], given: Iterable[Any]) -> set[int]:
     """Ids of the leaves that gradients of `made` reach without passing through `given`."""
     inputs = [t for t in given if isinstance(t, Tensor)]
-    seen = {t.grad_fn for t in inputs}
-    leaves = {id(t) for t in inputs}
-    queue = [t.grad_fn for t in made if isinstance(t, Tensor)]
-    found: set[int] = set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in leaves:
-            found.add(id(variable))
-        queue += [n for n, _ in node.next_functions]
-    return found
+    roots = (t.grad_fn for t in made if isinstance(t, Tensor))
+    nodes = nodes_below(roots, until=[t.grad_fn for t in inputs])
+    return {id(n.variable) for n in nodes if hasattr(n, "variable")} - {id(t) for t in inputs}
 
 
 @contextlib.contextmanager
