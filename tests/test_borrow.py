@@ -20,15 +20,6 @@ from probe_models import CASES, Case, conv, labelled, mlp, rows
 from symbreak.errors import BatchError, ForwardError
 from symbreak.probe.borrow import borrow
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ---- the fingerprint -------------------------------------------------------------------------------------------------
 
 

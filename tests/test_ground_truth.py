@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -15,15 +14,6 @@ from ground_truth.case import Case
 CLAIMS_A_LADDER = [case for case in CASES if case.ladder]
 CLAIMS_TIES = [case for case in CASES if case.tied]
 CLAIMS_WIDTHS = [case for case in CASES if case.widths]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small are ten times slower where several threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def spoken(report: symbreak.Report) -> set[str]:

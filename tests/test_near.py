@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -18,15 +18,6 @@ from symbreak.probe.near import judged
 from symbreak.probe.updates import Moments, Update
 from symbreak.records import Finding, Parting
 from symbreak.thresholds import TOGETHER
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 Data = tuple[Tensor, Tensor]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -22,14 +22,6 @@ from symbreak.probe.zero_rules import RULES
 from symbreak.records import Finding, Trace
 
 LOOK = importlib.import_module("symbreak.probe.look")  # the function of the same name hides the module
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def never(report: sb.Report) -> list[Finding]:

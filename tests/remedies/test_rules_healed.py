@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -13,14 +11,6 @@ from symbreak.rules.examples import EXAMPLES
 
 OUT_OF_REACH = {"SB104", "SB301", "SB304", "SB405"}
 HARMLESS = {"SB007", "SB103", "SB105", "SB106", "SB302", "SB406", "SB901"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
