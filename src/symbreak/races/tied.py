@@ -118,6 +118,7 @@ def folded(work: Work, states: Sequence[State], *, batched: bool) -> Iterator[tu
         states: of any module.
         batched: whether full runs go by vmap.
     Example:
+        >>> from torch import nn
         >>> from symbreak.races.grid import Cell
         >>> from symbreak.races.plan import prepared
         >>> work = prepared(lambda: nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)), "xor")
