@@ -19,6 +19,7 @@ from .capture import Captured, exported, followed, read, told
 from .exchange import may_be_exchanged
 from .gauges import Gauge
 from .ledger import Ledger
+from .pushdown import pushed_down
 from .units import Network, SymmetryError
 
 WHOLE = "model"  # its entry in `cut`: one call was followed, or nothing was read
@@ -111,7 +112,7 @@ def unit_graph(
         try:
             captured, root = _captured(model, task, held.dtype)
             exchanged = tuple(may_be_exchanged(captured, root, [algebra.prefix + n for n in g]) for g in networks)
-            read(captured, root, algebra, (odd, scaled))
+            read(pushed_down(captured), root, algebra, (odd, scaled))
             algebra.ledger.cut.update(dict.fromkeys([WHOLE], captured.leaks[0]) if captured.leaks else {})
             network = algebra.ledger.network()
             axes, entangled = _axes(algebra)

@@ -58,7 +58,7 @@ def _matmul(algebra: Algebra, a: Tracked, b: Tracked) -> Tracked:
 def einsum(call: Call) -> Tracked:
     equation, operands = call["equation"].replace(" ", ""), call["tensors"]
     left, arrow, right = equation.partition("->")
-    sides = [_subscripts(s, t.ndim) for s, t in zip(left.split(","), operands, strict=True)]
+    sides = [subscripts(s, t.ndim) for s, t in zip(left.split(","), operands, strict=True)]
     dots = max((s for s in sides), key=lambda s: sum(a.isdigit() for a in s))
     dots = [a for a in dots if a.isdigit()]
     every = [a for s in sides for a in s if not a.isdigit()]
@@ -87,7 +87,7 @@ def einsum(call: Call) -> Tracked:
     return call.algebra.contracted(a, b, la, lb, out)
 
 
-def _subscripts(text: str, ndim: int) -> list[str]:
+def subscripts(text: str, ndim: int) -> list[str]:
     """A letter a dimension; those behind the dots are numbered from the right."""
     plain = text.replace("...", ".")
     hidden = ndim - (len(plain) - 1)
