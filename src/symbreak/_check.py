@@ -103,7 +103,7 @@ def examine(
         groups = [twin.modules for twin in trace.twins] if networks else []
         graph = unit_graph(model, batch, loss, objective, seed=seed, networks=groups)
         trace, certificate = prove(trace, graph) if units else (trace, None)
-        trace = prove_networks(trace, graph) if networks else trace
+        trace, certificate = prove_networks(trace, graph, certificate) if networks else (trace, certificate)
     findings, verdict = judge(trace, select=select, ignore=ignore)
     asked = Asked(batch, loss, objective, optimizer, seed, fingerprint(unwrap(model)))
     return Report(verdict, findings, trace, time.perf_counter() - started, certificate, asked)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 import symbreak as sb
+from symbreak.cli import main
 from symbreak.report import Report
+from symbreak.symmetry import Certificate, SymmetryError, graph, networks_of, unit_graph, verify_on
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(16, 1, generator=torch.Generator().manual_seed(1))
@@ -185,3 +189,77 @@ def test_a_random_operation_hides_no_unequal_use() -> None:
     only = torch.optim.SGD(model.q[0].parameters(), lr=0.1)
     both = SYMMETRIC["both errors"]
     assert ("SB005", "proved") not in findings(sb.check(model, X, objective=both, optimizer=only))
+
+
+# ---- the second look, and the certificate --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*SYMMETRIC, *ONE_SIDED])
+def test_the_second_look_alone_tells_symmetric_use_from_one_sided(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = {**SYMMETRIC, **ONE_SIDED}[name]
+    monkeypatch.setattr(graph, "may_be_exchanged", lambda *_: True)
+    (found,) = unit_graph(Members(), X, objective=objective, networks=[("q.0", "q.1")]).exchangeable
+    assert found is (name in SYMMETRIC)
+
+
+def certified(model: Members, objective: Objective) -> Certificate:
+    found = sb.check(model, X, objective=objective).certificate
+    assert found is not None
+    return found
+
+
+def proved_again(text: str, model: Members, objective: Objective) -> Certificate:
+    return verify_on(text, unit_graph(model, X, objective=objective, networks=networks_of(text)))
+
+
+def test_a_certificate_holds_the_networks_and_is_proved_again() -> None:
+    both = SYMMETRIC["both errors"]
+    proof = certified(Members(), both)
+    assert proof.networks == (("q.0", "q.1"),)
+    assert "q.0, q.1 are one network" in proof.in_words()
+    assert proved_again(proof.to_json(), Members(), both) == proof
+
+
+def test_a_certificate_of_networks_is_refused_where_they_part() -> None:
+    both, text = SYMMETRIC["both errors"], certified(Members(), SYMMETRIC["both errors"]).to_json()
+    with pytest.raises(SymmetryError, match=r"q\.0, q\.1 may not be exchanged"):
+        proved_again(text, Members(), ONE_SIDED["unequal shares"])
+    changed = Members()
+    with torch.no_grad():
+        changed.q[1][0].weight[0, 0] += 1e-3
+    with pytest.raises(SymmetryError, match="may not be exchanged"):
+        proved_again(text, changed, both)
+    with pytest.raises(SymmetryError, match="was not asked"):
+        verify_on(text, unit_graph(Members(), X, objective=both))
+    other = Members()
+    with torch.no_grad():
+        for q in other.q:
+            q[0].weight[0, 0] += 1e-3
+    with pytest.raises(SymmetryError, match="other weights"):
+        proved_again(text, other, both)
+
+
+@pytest.mark.parametrize("networks", [("q.0",), ("q.0", "q.0"), ("q.0", "nobody")])
+def test_a_forged_certificate_of_networks_proves_nothing(networks: tuple[str, ...]) -> None:
+    both = SYMMETRIC["both errors"]
+    proof = certified(Members(), both)
+    with pytest.raises(SymmetryError):
+        proved_again(Certificate(proof.level, proof.classes, proof.fingerprint, (networks,)).to_json(), Members(), both)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    path, target = str(tmp_path / "proof.json"), f"{__name__}:critics"
+    run = CliRunner()
+    assert run.invoke(main, ["check", target, "--certificate", path]).exit_code == 1
+    again = run.invoke(main, ["check", target, "--verify", path])
+    assert (again.exit_code, "q.0, q.1 are one network" in again.output) == (0, True)
+    other = run.invoke(main, ["check", f"{__name__}:one_sided", "--verify", path])
+    assert (other.exit_code, "may not be exchanged" in other.output) == (2, True)
+
+
+def critics() -> tuple[Members, Tensor, Objective]:
+    return Members(), X, SYMMETRIC["both errors"]
+
+
+def one_sided() -> tuple[Members, Tensor, Objective]:
+    return Members(), X, ONE_SIDED["unequal shares"]

@@ -83,12 +83,13 @@ def shown(report: Report, shape: str, verbose: bool, output: Path | None) -> str
 
 
 def _proved_again(request: options.Request, settings: config.Config, path: Path) -> str:
-    from symbreak.symmetry import unit_graph, verify_on
+    from symbreak.symmetry import networks_of, unit_graph, verify_on
     from symbreak.symmetry.proofs import unread
 
+    text = _text(path)
     job, seed = request.job(settings)
-    graph = unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed)
-    said, parts = verify_on(_text(path), graph).in_words(), "; ".join(unread(graph))
+    graph = unit_graph(job.model, job.batch, job.loss, job.objective, seed=seed, networks=networks_of(text))
+    said, parts = verify_on(text, graph).in_words(), "; ".join(unread(graph))
     return f"{said}\nin part: {parts}." if parts else said
 
 

@@ -131,7 +131,7 @@ class Task:
             loss = _scalar(self.objective(self.model, draw.raw), "objective(model, batch)")
             return Outcome((), loss, loss.backward)
         output = self.model(*draw.args, **draw.kwargs)
-        outputs = tuple(t for t in _leaves(output) if t.is_floating_point() or t.is_complex())
+        outputs = tuple(t for t in leaves(output) if t.is_floating_point() or t.is_complex())
         if self.loss is not None:
             loss = _scalar(self._ask(self.loss, output, draw.target), "loss(output, target)")
             if plain:
@@ -289,7 +289,7 @@ def _rms(tensor: Tensor) -> Tensor:
 # ---- nested inputs and outputs -------------------------------------------------------------------------------
 
 
-def _leaves(thing: Any, seen: set[int] | None = None) -> list[Tensor]:
+def leaves(thing: Any, seen: set[int] | None = None) -> list[Tensor]:
     """Every tensor in tuples, lists, dicts, dataclasses and plain result objects, each once, in order."""
     seen = set() if seen is None else seen
     if id(thing) in seen or isinstance(thing, str | bytes | int | float | nn.Module) or thing is None:
@@ -298,12 +298,12 @@ def _leaves(thing: Any, seen: set[int] | None = None) -> list[Tensor]:
     if isinstance(thing, Tensor):
         return [thing]
     if isinstance(thing, Mapping):
-        return [t for v in thing.values() for t in _leaves(v, seen)]
+        return [t for v in thing.values() for t in leaves(v, seen)]
     if isinstance(thing, tuple | list | set):
-        return [t for v in thing for t in _leaves(v, seen)]
+        return [t for v in thing for t in leaves(v, seen)]
     if dataclasses.is_dataclass(thing):
-        return [t for f in dataclasses.fields(thing) for t in _leaves(getattr(thing, f.name, None), seen)]
-    return [t for v in getattr(thing, "__dict__", {}).values() for t in _leaves(v, seen)]
+        return [t for f in dataclasses.fields(thing) for t in leaves(getattr(thing, f.name, None), seen)]
+    return [t for v in getattr(thing, "__dict__", {}).values() for t in leaves(v, seen)]
 
 
 def _map(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -1,6 +1,6 @@
 """WHICH UNITS ARE ONE: a model in; its spaces of units, a partition of them, and a proof of it out."""
 
-from .certificate import Certificate, certify, verify
+from .certificate import Certificate, certify, networks_of, verify
 from .graph import Axis, UnitGraph, unit_graph
 from .proofs import prove, prove_networks, verify_on
 from .refine import coarsest
@@ -16,6 +16,7 @@ __all__ = [
     "certify",
     "chain",
     "coarsest",
+    "networks_of",
     "prove",
     "prove_networks",
     "unit_graph",

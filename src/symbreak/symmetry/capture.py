@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from symbreak.probe.task import _leaves as outputs
+from symbreak.probe.task import leaves as outputs
 
 from . import positions, sums, totals, views  # noqa: F401  each puts its operations on the list
 from .algebra import Algebra

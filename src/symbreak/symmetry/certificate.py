@@ -21,6 +21,7 @@ from symbreak.errors import nearest
 from .units import Floats, Integers, Level, Network, Partition, SymmetryError
 
 FORMAT = "symbreak-certificate-1"
+Networks = tuple[tuple[str, ...], ...]
 LEVELS: tuple[Level, ...] = get_args(Level)  # from the coarsest class to the finest
 
 KEPT_FROM: Mapping[str, Level | None] = {
@@ -51,11 +52,13 @@ class Certificate:
     Attributes:
         classes: space -> class of each unit.
         fingerprint: sha256 of spaces, weights and attributes.
+        networks: groups of modules that may be exchanged, as long as they are equal; `verify_on` repeats their proof.
     """
 
     level: Level
     classes: Mapping[str, tuple[int, ...]]
     fingerprint: str
+    networks: Networks = ()
 
     def keeps(self, *updates: str) -> bool:
         """True where every one of these updates keeps the classes for ever, in exact arithmetic.
@@ -82,8 +85,10 @@ class Certificate:
         widths = {s: (len(set(c)), len(c)) for s, c in self.classes.items() if len(set(c)) < len(c)}
         spaces = ", ".join(f"{s} ({distinct} of {units} units distinct)" for s, (distinct, units) in widths.items())
         kept = [name for name in KEPT_FROM if self.keeps(name)]
+        whole = "; ".join(f"{', '.join(group)} are one network" for group in self.networks)
+        said = "; ".join(part for part in (spaces, whole) if part)
         return (
-            f"proved: {spaces or 'no two units are one'}.\n"
+            f"proved: {said or 'no two units are one'}.\n"
             f"kept for ever by: {', '.join(kept)}.\n"
             f"may be broken by: {', '.join(self.breakers(KEPT_FROM))}."
         )
@@ -91,7 +96,8 @@ class Certificate:
     def to_json(self) -> str:
         """The certificate as JSON, with a digest of its own text, against slips; a forgery is re-checked."""
         body = {"format": FORMAT, "level": self.level, "fingerprint": self.fingerprint,
-                "classes": {s: list(c) for s, c in self.classes.items()}}  # fmt: skip
+                "classes": {s: list(c) for s, c in self.classes.items()},
+                "networks": [list(group) for group in self.networks]}  # fmt: skip
         return json.dumps(body | {"digest": _digest(body)})
 
 
@@ -118,7 +124,9 @@ def certify(network: Network, partition: Partition, *, level: Level = "biequitab
 
 
 def verify(text: str, network: Network) -> Certificate:
-    """Read a stored certificate and prove it again on this network; nothing in the text is trusted.
+    """Read a stored certificate and prove its classes again on this network; nothing in the text is trusted.
+
+    What it says of whole networks is left out: a network of units knows nothing of them (`verify_on`).
 
     Raises:
         SymmetryError: not a certificate, tampered with, made for other weights, or wrong.
@@ -130,6 +138,15 @@ def verify(text: str, network: Network) -> Certificate:
             "Certify the network as it is now."
         )
     return certify(network, {s: np.asarray(c) for s, c in body["classes"].items()}, level=body["level"])
+
+
+def networks_of(text: str) -> Networks:
+    """The groups of networks that a stored certificate speaks of; nothing is proved by this.
+
+    Raises:
+        SymmetryError: not a certificate, or tampered with.
+    """
+    return tuple(tuple(group) for group in _read(text)["networks"])
 
 
 def fingerprint(network: Network) -> str:
@@ -158,9 +175,14 @@ def _read(text: str) -> dict[str, Any]:
         raise SymmetryError(
             "the certificate was changed after it was written: its digest does not fit. Make a new one."
         )
-    classes = body.get("classes")
-    if set(body) != {"format", "level", "fingerprint", "classes"} or not isinstance(classes, dict):
+    classes, networks = body.get("classes"), body.setdefault("networks", [])
+    named = isinstance(networks, list) and all(
+        isinstance(g, list) and len(g) > 1 and all(type(n) is str for n in g) for g in networks
+    )
+    if set(body) != {"format", "level", "fingerprint", "classes", "networks"} or not isinstance(classes, dict):
         raise SymmetryError("the certificate lacks its level, fingerprint or classes. Make a new one.")
+    if not named:
+        raise SymmetryError("the networks of the certificate are no lists of two names or more. Make a new one.")
     return body
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from symbreak.errors import SymbreakError
 from symbreak.probe import unwrap
-from symbreak.probe.borrow import borrow
+from symbreak.probe.borrow import Borrowed, borrow
 from symbreak.probe.task import Task, explain_forward_error
+from symbreak.probe.task import leaves as outputs
 
 from .algebra import Algebra
 from .capture import Captured, exported, followed, read, told
@@ -20,6 +21,7 @@ from .exchange import may_be_exchanged
 from .gauges import Gauge
 from .ledger import Ledger
 from .pushdown import pushed_down
+from .trial import same_when_exchanged
 from .units import Network, SymmetryError
 
 WHOLE = "model"  # its entry in `cut`: one call was followed, or nothing was read
@@ -111,7 +113,7 @@ def unit_graph(
         exchanged = (False,) * len(networks)
         try:
             captured, root = _captured(model, task, held.dtype)
-            exchanged = tuple(may_be_exchanged(captured, root, [algebra.prefix + n for n in g]) for g in networks)
+            exchanged = tuple(_may_be_exchanged(captured, root, algebra.prefix, g, task, held) for g in networks)
             read(pushed_down(captured), root, algebra, (odd, scaled))
             algebra.ledger.cut.update(dict.fromkeys([WHOLE], captured.leaks[0]) if captured.leaks else {})
             network = algebra.ledger.network()
@@ -124,6 +126,26 @@ def unit_graph(
             return UnitGraph(Network({}, ()), {}, (), {WHOLE: told(error)}, exchangeable=exchanged)
     breakers, cut = tuple(algebra.breakers), dict(algebra.ledger.cut)
     return UnitGraph(network, axes, breakers, cut, entangled, inputs, signs, scales, exchanged)
+
+
+def _may_be_exchanged(
+    captured: Captured, root: nn.Module, prefix: str, modules: Sequence[str], task: Task, held: Borrowed
+) -> bool:
+    """By the graph, and then in fact."""
+    if not may_be_exchanged(captured, root, [prefix + name for name in modules]):
+        return False
+    with held.at(torch.float64), torch.enable_grad():
+        draw = task.draw(0, torch.float64)
+
+        def run() -> Iterable[Tensor]:
+            held.seed(0)
+            made = root(*draw.args, **draw.kwargs) if task.objective is None else root(draw.raw)
+            return outputs(made)
+
+        try:
+            return same_when_exchanged(held.model, modules, run)
+        except Exception:  # noqa: BLE001 - code that cannot run like this: nothing is proved
+            return False
 
 
 def _captured(model: nn.Module, task: Task, dtype: torch.dtype) -> tuple[Captured, nn.Module]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from symbreak.records import LayerTrace, SliceClasses, Trace
 
-from .certificate import KEPT_FROM, Certificate, certify, verify
+from .certificate import KEPT_FROM, Certificate, certify, networks_of, verify
 from .graph import WHOLE, Axis, UnitGraph
 from .proportional import KEEPS, proportional
 from .refine import coarsest
@@ -61,27 +61,51 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     return replace(trace, slices=slices), certificate if any(s.proved for s in slices) else None
 
 
-def prove_networks(trace: Trace, graph: UnitGraph) -> Trace:
+def prove_networks(
+    trace: Trace, graph: UnitGraph, certificate: Certificate | None = None
+) -> tuple[Trace, Certificate | None]:
     """The trace, its tied networks marked `proved` where they may be exchanged and the optimizer treats tensors alike.
 
     Args:
         graph: which was asked about all of `trace.twins`.
+        certificate: of equal units, to which the networks are added; without one, that of the graph's classes.
     """
     if trace.optimizer not in KEPT_FROM:
-        return trace
+        return trace, certificate
     pairs = zip(trace.twins, graph.exchangeable, strict=True)
-    return replace(trace, twins=tuple(replace(twin, proved=twin.tied and may) for twin, may in pairs))
+    twins = tuple(replace(twin, proved=twin.tied and may) for twin, may in pairs)
+    networks = tuple(twin.modules for twin in twins if twin.proved)
+    if networks:
+        of_units = certificate or certify(graph.network, coarsest(graph.network))
+        certificate = replace(of_units, networks=networks)
+    return replace(trace, twins=twins), certificate
 
 
 def verify_on(text: str, graph: UnitGraph) -> Certificate:
-    """`verify` on the network that the certificate speaks of: the graph's own, or that with the negatives of its units.
+    """Prove a stored certificate again on the graph of a model: its classes, and that its networks may be exchanged.
+
+    The classes are those of the graph's own network, or of that with the negatives of its units.
+
+    Args:
+        graph: which was asked about `networks_of(text)`.
 
     Raises:
-        SymmetryError: as `verify`; or nothing of the graph is understood.
+        SymmetryError: as `verify`; networks that may not be exchanged; or nothing of the graph is understood.
     """
-    if not graph.network.sizes:
+    networks = networks_of(text)
+    if len(networks) != len(graph.exchangeable):
+        raise SymmetryError(
+            "the graph was not asked of the certificate's networks: unit_graph(..., networks=networks_of(text))."
+        )
+    for group, may in zip(networks, graph.exchangeable, strict=True):
+        if not may:
+            raise SymmetryError(
+                f"{', '.join(group)} may not be exchanged in this model: they are not equal, or not used alike."
+            )
+    if not graph.network.sizes and not networks:
         raise SymmetryError(f"the model is not understood ({next(iter(graph.cut.values()))}): nothing is proved.")
-    return verify(text, doubled(graph.network, graph.odd, even=graph.odd) if BESIDE in text else graph.network)
+    network = doubled(graph.network, graph.odd, even=graph.odd) if BESIDE in text else graph.network
+    return replace(verify(text, network), networks=networks)
 
 
 def unread(graph: UnitGraph) -> tuple[str, ...]:
