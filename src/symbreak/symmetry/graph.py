@@ -132,8 +132,10 @@ def _may_be_exchanged(
     captured: Captured, root: nn.Module, prefix: str, modules: Sequence[str], task: Task, held: Borrowed
 ) -> bool:
     """By the graph, and then in fact."""
-    if not may_be_exchanged(captured, root, [prefix + name for name in modules]):
+    found = may_be_exchanged(captured, root, [prefix + name for name in modules])
+    if found is None:
         return False
+    beside = [{name.removeprefix(prefix): axis for name, axis in axes.items()} for axes in found]
     with held.at(torch.float64), torch.enable_grad():
         draw = task.draw(0, torch.float64)
 
@@ -143,7 +145,7 @@ def _may_be_exchanged(
             return outputs(made)
 
         try:
-            return same_when_exchanged(held.model, modules, run)
+            return same_when_exchanged(held.model, modules, run, beside)
         except Exception:  # noqa: BLE001 - code that cannot run like this: nothing is proved
             return False
 

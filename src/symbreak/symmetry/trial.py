@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,12 +11,19 @@ from torch import Tensor, nn
 TOLERANCE = 1e-8  # of the largest entry, in float64: sums in another order
 
 
-def same_when_exchanged(model: nn.Module, modules: Sequence[str], run: Callable[[], Iterable[Tensor]]) -> bool:
+def same_when_exchanged(
+    model: nn.Module,
+    modules: Sequence[str],
+    run: Callable[[], Iterable[Tensor]],
+    beside: Sequence[Mapping[str, int]] = (),
+) -> bool:
     """Whether, when these modules change places, outputs stay and gradients change places as well.
 
     Args:
         model: in float64; its weights are drawn anew around what they are, in place, and left so.
         modules: at least two, with tensors of the same names and shapes.
+        beside: for the first one and each other one, tensor -> axis of the entries that change places with them; the
+            modules are members of one list then.
         run: calls the model, or its objective, on the same batch and with the same random numbers every time.
 
     Example:
@@ -29,12 +36,15 @@ def same_when_exchanged(model: nn.Module, modules: Sequence[str], run: Callable[
     Source: two analytic functions that agree at a point drawn from a density are one, with probability 1.
     """
     _draw_anew(model)
-    first, *others = (model.get_submodule(name) for name in modules)
-    for other in others:
-        before = _seen(run, first, other)
-        _change_places(first, other)
-        after = _seen(run, other, first)
-        _change_places(first, other)
+    tensors, (first, *others) = dict((*model.named_parameters(), *model.named_buffers())), modules
+    for other, axes in zip(others, beside or [{}] * len(others), strict=True):
+        pair = model.get_submodule(first), model.get_submodule(other)
+        at = [int(name.rpartition(".")[2]) for name in (first, other)] if axes else []
+        rows = [tuple(tensors[name].select(axis, k) for k in at) for name, axis in axes.items()]
+        before = _seen(run, *pair)
+        _change_places(*pair, rows)
+        after = _seen(run, *reversed(pair))
+        _change_places(*pair, rows)
         if not all(_agree(a, b) for a, b in zip(before, after, strict=True)):
             return False
     return True
@@ -65,9 +75,10 @@ def _seen(run: Callable[[], Iterable[Tensor]], one: nn.Module, other: nn.Module)
     return _Seen(made.detach(), *(torch.cat([next(found).flatten() for _ in side]) for side in sides))
 
 
-def _change_places(one: nn.Module, other: nn.Module) -> None:
+def _change_places(one: nn.Module, other: nn.Module, rows: Iterable[tuple[Tensor, ...]]) -> None:
+    whole = zip((*one.parameters(), *one.buffers()), (*other.parameters(), *other.buffers()), strict=True)
     with torch.no_grad():
-        for a, b in zip((*one.parameters(), *one.buffers()), (*other.parameters(), *other.buffers()), strict=True):
+        for a, b in (*whole, *rows):
             kept = a.clone()
             a.copy_(b)
             b.copy_(kept)
