@@ -3,6 +3,7 @@
 The graph of a model, its objective included where there is one, is a term over its parameters. Where the term is the
 same with the parameters of two modules exchanged, up to the order of sums, products and means, it is a symmetric
 function of them; at equal values its gradients with respect to the two are then equal, for every batch, and stay so.
+Members of a list change places together with the entries of what has one for each of them (a router's rows).
 
 No search: the modules are given, and the two terms are compared node by node.
 """
@@ -82,9 +83,9 @@ def may_be_exchanged(captured: Captured, model: nn.Module, modules: Sequence[str
         return None
     found = []
     for other in others:
-        beside = _beside(model, first, other)
-        names = {first: other, other: first}
-        tried = (_Exchange(names, _places(first, other), some) for some in ([beside, {}] if beside else [{}]))
+        i, j = _places(first, other) or (0, 0)
+        names, places = {first: other, other: first}, {i: j, j: i}
+        tried = (_Exchange(names, places, beside) for beside in (_beside(model, first, other), {}))
         done = next((t for t in tried if _results(captured, terms, t) == plain), None)
         if done is None:
             return None
@@ -92,20 +93,15 @@ def may_be_exchanged(captured: Captured, model: nn.Module, modules: Sequence[str
     return tuple(found)
 
 
-def exchanged_places(first: str, other: str) -> tuple[int, int] | None:
+def _places(first: str, other: str) -> tuple[int, int] | None:
     """Where two members of one list stand in it."""
     (parent, _, i), (parent_too, _, j) = first.rpartition("."), other.rpartition(".")
     return (int(i), int(j)) if parent == parent_too and i.isdecimal() and j.isdecimal() else None
 
 
-def _places(first: str, other: str) -> dict[int, int]:
-    places = exchanged_places(first, other)
-    return {} if places is None else {places[0]: places[1], places[1]: places[0]}
-
-
 def _beside(model: nn.Module, first: str, other: str) -> Beside:
     """Tensors outside of a list with an entry for each of its members, equal for these two."""
-    places = exchanged_places(first, other)
+    places = _places(first, other)
     if places is None:
         return {}
     parent = first.rpartition(".")[0]
@@ -222,7 +218,7 @@ class _Terms:
     def _gather_anew(self, node: Any) -> None:
         """Members that are laid side by side and change places: a term that is known, exchanged along that axis."""
         places, parts = self.exchange.places, _parts(node)
-        if _name(node) not in _GATHERS or not places or len(parts) != len(node.args[0]) or max(places) >= len(parts):
+        if _name(node) not in _GATHERS or not places or len(parts) <= max(places) or len(parts) != len(node.args[0]):
             return
         value, dim = node.meta.get("val"), node.args[1] if len(node.args) > 1 else 0
         if not isinstance(value, Tensor) or value.shape[dim] != len(parts):  # one entry each
