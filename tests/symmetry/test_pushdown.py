@@ -53,6 +53,8 @@ SUMMED: dict[str, Program] = {
     "a sum": lambda m, x: (m.units(x) + m.c).sum(-1),
     "the parameter first": lambda m, x: (m.c + m.units(x)).sum(-1, keepdim=True).flatten(1),
     "a mean": lambda m, x: (m.units(x) + m.c).mean((1, 2))[:, None],
+    "a sum of all": lambda m, x: (m.units(x) + m.c).sum().expand(len(x), 1),
+    "a mean of all": lambda m, x: (m.units(x) + m.c).mean().expand(len(x), 1),
     "scaled": lambda m, x: ((m.units(x) * m.scale + m.c.view(1, 1, 4)) / m.scale.exp()).sum(2),
     "scaled by position": lambda m, x: ((m.units(x) + m.c) * m.r[None, :, :1]).sum(-1),
     "a difference": lambda m, x: (m.r[:, :4] - (m.units(x) + m.c)).sum(-1),

@@ -112,9 +112,10 @@ class _Pusher:
     def _asked_by_root(self) -> _Asked | None:
         shape = _shape(self.root.args[0])
         if _name(self.root) in ("sum", "mean"):
-            if len(self.root.args) < 2 or self.root.kwargs:
+            if self.root.kwargs:
                 return None
-            over = {d % len(shape): (0, shape[d]) for d in self.root.args[1]}
+            dims = (self.root.args[1] if len(self.root.args) > 1 else None) or range(len(shape))
+            over = {d % len(shape): (0, shape[d]) for d in dims}
         else:
             found = _selected(self.root)
             if found is None or found[2] != 1:
@@ -308,6 +309,8 @@ def _shape(node: Any) -> Shape:
 def _selected(node: Any) -> tuple[int, int, int] | None:
     """Dimension, start and length of a plain selection or slice."""
     full = _shape(node.args[0])
+    if any(isinstance(a, fx.Node) for a in node.args[1:]):
+        return None
     dim, start, stop, step = (*node.args[1:], None, None, None, None)[:4]
     dim = int(dim or 0) % len(full)
     size = full[dim]
