@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import symbreak as sb
@@ -310,3 +311,44 @@ def test_layers_inside_vmap() -> None:
 
     torch.manual_seed(0)
     assert sb.check(Ensemble(), torch.randn(8, 6)).verdict == "healthy"
+
+
+MARGINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu of a difference": lambda o, y: (F.relu(0.9 - o) ** 2 + F.relu(o - 50.0) ** 2).mean(),
+    "relu of the negative": lambda o, y: (F.relu(-o - 50.0) + (o - 1) ** 2).mean(),
+    "relu of the output": lambda o, y: (F.relu(o * 1.0 - 50.0) + (o - 1) ** 2).mean(),
+    "clamp": lambda o, y: ((o - 50.0).clamp(min=0) + (o - 1) ** 2).mean(),
+}
+
+
+@pytest.mark.parametrize("name", MARGINS)
+@pytest.mark.parametrize("lengths", [False, True])
+def test_a_margin_in_the_loss_that_nothing_exceeds_is_no_dead_unit(name: str, *, lengths: bool) -> None:
+    """A loss by hand has its own rectifiers (hinge, triplets, capsules): they rest where all is well."""
+
+    class Lengths(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.unflatten(-1, (3, 2)).norm(dim=-1)
+
+    torch.manual_seed(0)
+    last = [nn.Linear(8, 6), Lengths()] if lengths else [nn.Linear(8, 3)]
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), *last)
+    report = sb.check(net, (torch.randn(32, 4), torch.zeros(32, 3)), MARGINS[name])
+    assert (report.verdict, [f.code for f in report.findings if f.code == "SB102"]) == ("healthy", [])
+
+
+def test_gradients_inside_the_objective_are_no_back_signal() -> None:
+    """A differential equation as objective: the network's own output is not in it, only its derivatives."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+
+    def equation(model: nn.Module, points: Tensor) -> Tensor:
+        x = points.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        (curve,) = torch.autograd.grad(slope[:, 0].sum(), x, create_graph=True)
+        start = torch.stack([x[:, 0], torch.zeros_like(x[:, 1])], 1)
+        here = model(start)[:, 0] - torch.sin(3 * start[:, 0])
+        return (slope[:, 1] - 0.1 * curve[:, 0]).square().mean() + here.square().mean()
+
+    report = sb.check(net, torch.rand(64, 2) * 2 - 1, objective=equation)
+    assert (report.verdict, report.findings) == ("healthy", ())

@@ -108,6 +108,13 @@ class Seen:
     starved: set[str] = field(default_factory=set)  # parameters that met a tensor without elements
 
 
+@dataclass
+class _Phase:
+    """Whether the forward, with the loss, is still running."""
+
+    forward: bool = True
+
+
 class Observer(TorchFunctionMode):
     """See the module's docstring. `measure` adds the signal statistics and slopes, which only the first pass needs."""
 
@@ -118,6 +125,7 @@ class Observer(TorchFunctionMode):
         self._measure = measure
         self._step = step
         self._recording = True
+        self._phase = _Phase()
         self._modules = {id(m): name for name, m in model.named_modules()}
         self._root = type(model).__name__
         named = weights(model)
@@ -329,10 +337,15 @@ class Observer(TorchFunctionMode):
             result.register_hook(self._watch_back(site, axis))  # type: ignore[no-untyped-call]
 
     def _watch_back(self, site: Site, axis: int) -> Callable[[Tensor], None]:
-        """A hook that holds the site alone: the graph holds the hook, and whoever holds the graph would never die."""
-        step, measure = self._step, self._measure and site.calls == 1
+        """A hook that holds little: the graph holds the hook, and whoever holds the graph would never die.
+
+        Gradients that the forward asks for itself (a penalty on them, a differential equation) are no back-signal.
+        """
+        step, measure, phase = self._step, self._measure and site.calls == 1, self._phase
 
         def hook(gradient: Tensor) -> None:
+            if phase.forward:
+                return
             site.backward.append(project(gradient, axis, step))
             if measure:
                 site.back_second_moment = _second_moment(gradient.detach(), axis)

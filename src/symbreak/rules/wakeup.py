@@ -90,6 +90,8 @@ def dead_units(trace: Trace) -> Iterator[Claim]:
     """
     sleeping = {t.layer: t for t in trace.tensors if len(t.shape) >= 2}
     for a in {(a.where, a.layer, a.dead): a for a in trace.activations if a.dead}.values():  # one may run twice
+        if a.layer is None and not a.hidden:
+            continue  # a margin in the loss: it rests where all is well
         layer = sleeping.get(a.layer or "")
         units = activation(trace, a.where, a.name)
         if len(a.dead) == a.units:
