@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import symbreak
 from symbreak.errors import BatchError
-from symbreak.probe.task import Task, _leaves, _map
+from symbreak.probe.task import Task, _map, leaves
 
 Point = namedtuple("Point", "x y")
 
@@ -311,19 +311,19 @@ def shape_of(thing: Any) -> Any:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(NESTED)
 def test_mapping_keeps_any_structure_and_touches_nothing(thing: Any) -> None:
-    before, tensors = shape_of(thing), _leaves(thing)
+    before, tensors = shape_of(thing), leaves(thing)
     assert shape_of(_map(thing, lambda t: t)) == before
     doubled = _map(thing, lambda t: t * 2)
-    assert [float(t.sum()) for t in _leaves(doubled)] == [2 * float(t.sum()) for t in tensors]
+    assert [float(t.sum()) for t in leaves(doubled)] == [2 * float(t.sum()) for t in tensors]
     assert shape_of(thing) == before
-    assert [a is b for a, b in zip(_leaves(thing), tensors, strict=True)] == [True] * len(tensors)
+    assert [a is b for a, b in zip(leaves(thing), tensors, strict=True)] == [True] * len(tensors)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(NESTED, NESTED)
 def test_any_structure_in_and_out(given_in: Any, given_out: Any) -> None:
     torch.manual_seed(0)
-    model = Net(lambda *, x, other: x + 0 * sum(t.sum() for t in _leaves(other)))
+    model = Net(lambda *, x, other: x + 0 * sum(t.sum() for t in leaves(other)))
     plain = model.net
     model.net = nn.Sequential(*plain)
     model.forward = lambda **kwargs: {"first": plain(model.take(**kwargs)), "rest": given_out}  # type: ignore[method-assign]
