@@ -144,7 +144,7 @@ class Observer(TorchFunctionMode):
 
     def forward_is_over(self) -> None:
         """Stop recording; recomputation inside backward (checkpointing) is still lifted to the working precision."""
-        self._recording = False
+        self._recording = self._phase.forward = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
