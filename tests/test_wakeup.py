@@ -352,3 +352,22 @@ def test_gradients_inside_the_objective_are_no_back_signal() -> None:
 
     report = sb.check(net, torch.rand(64, 2) * 2 - 1, objective=equation)
     assert (report.verdict, report.findings) == ("healthy", ())
+
+
+@pytest.mark.parametrize("what", ["a layer that is off", "a frozen zero"])
+def test_what_may_hide_a_tensor_from_every_output_is_named(what: str) -> None:
+    """A density that is off hides all colours (NeRF); a mask of zeros hides what it multiplies (KAN)."""
+
+    class Field(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.colour, self.density, self.mask = nn.Linear(3, 3), nn.Linear(3, 1), torch.zeros(3)
+            nn.init.constant_(self.density.bias, -5.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = 1 - torch.exp(-F.relu(self.density(x))) if "layer" in what else self.mask.to(x) * self.density(x)
+            return self.colour(x) * weight
+
+    torch.manual_seed(0)
+    found = [f for f in sb.check(Field(), torch.randn(64, 3)).findings if f.where == "colour.weight"]
+    assert [(f.code, what in f.because) for f in found] == [("SB101", True)]

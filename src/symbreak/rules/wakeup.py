@@ -326,9 +326,11 @@ def _cause(trace: Trace, t: TensorTrace, its: str) -> str:
     if t.wakes_when_filled:
         return f"the zeros of this start block every path to the loss (with noise in their place {t.name} learns)"
     if not t.moves_output:
+        resting = [a.where for a in trace.activations if len(a.dead) == a.units and (a.layer or a.hidden)]
+        layer = f"a layer that is off ({_these(trace, resting)})" if resting else "a frozen zero"
         return (
-            f"no output depends on {t.name}, also when every zero is filled: a normalisation, a "
-            "softmax or a constant input removes it"
+            f"no output depends on {t.name}, also when every trained zero is filled: a normalisation, a "
+            f"softmax, a constant input or {layer} removes it"
         )
     return (
         f"{t.name} moves the output, yet its derivative is zero: something between it and the loss "
