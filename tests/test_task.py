@@ -105,6 +105,36 @@ def test_batch_with_labels(form: str) -> None:
     assert (report.verdict, report.dtype) == ("healthy", "float64")
 
 
+def test_two_inputs_and_a_target_without_loss() -> None:
+    """As the docs ask for it, though the forward needs as many arguments as the batch has members."""
+    both = lambda a, b: a + b
+    assert symbreak.check(Net(both), ((X, X), Y)).verdict == "healthy"
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(("layers", "dropout"), [(1, 0.0), (2, 0.0), (2, 0.1)])
+def test_recurrent_layers_over_packed_sequences(kind: type[nn.LSTM], layers: int, dropout: float) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = kind(4, 8, layers, batch_first=True, bidirectional=True, dropout=dropout)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            out: Tensor = self.head(nn.utils.rnn.pad_packed_sequence(self.cell(packed)[0], batch_first=True)[0])
+            return out
+
+    torch.manual_seed(0)
+    net = Packed()
+    batch = ((torch.randn(4, 6, 4), torch.tensor([6, 5, 4, 2])), torch.randn(4, 6, 3))
+    report = symbreak.check(net, batch, F.mse_loss)
+    assert (report.verdict, any("recurrent" in b for b in report.trace.breakers)) == ("healthy", dropout > 0)
+    for p in (*net.cell.parameters(), net.head.weight):
+        nn.init.constant_(p, 0.1)
+    assert symbreak.check(net, batch, F.mse_loss).verdict == "redundant"
+
+
 def test_a_tuple_without_loss_feeds_a_forward_that_needs_it_all() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -190,9 +190,11 @@ class Observer(TorchFunctionMode):
         if name == "multi_head_attention_forward" and len(args) > 10 and args[10]:
             self.seen.breakers["dropout"] = f"attention dropout (p={args[10]:g})"
             args = (*args[:10], 0.0, *args[11:])
-        if name in _RECURRENT and len(args) == 9 and args[5]:
-            self.seen.breakers["dropout"] = f"dropout between recurrent layers (p={args[5]:g})"
-            args = (*args[:5], 0.0, *args[6:])
+        if name in _RECURRENT and len(args) == 9:
+            at = 5 if isinstance(args[3], bool) else 6  # of a packed sequence the batch sizes come second
+            if args[at]:
+                self.seen.breakers["dropout"] = f"dropout between recurrent layers (p={args[at]:g})"
+                args = (*args[:at], 0.0, *args[at + 1 :])
         return args, kwargs
 
     # ---- who uses which parameter, and how ----------------------------------------------------------------------

@@ -106,8 +106,9 @@ class Task:
         if isinstance(batch, Mapping):
             return Draw((), dict(batch), raw=batch)
         if isinstance(batch, tuple | list) and not isinstance(batch, nn.utils.rnn.PackedSequence):
-            inputs_and_nothing = len(batch) == 2 and isinstance(batch[0], tuple | list) and batch[1] is None
-            if self.loss is None and len(batch) > 1 and not inputs_and_nothing and _wants(self.model, len(batch)):
+            nested = len(batch) == 2 and isinstance(batch[0], tuple | list)
+            pair = nested and (batch[1] is None or (isinstance(batch[0], tuple) and _wants(self.model, len(batch[0]))))
+            if self.loss is None and len(batch) > 1 and not pair and _wants(self.model, len(batch)):
                 return Draw(tuple(batch), {}, raw=batch)
             if len(batch) > 2:
                 raise BatchError(
