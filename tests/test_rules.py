@@ -330,6 +330,8 @@ def test_a_first_step_that_float32_rounds_away() -> None:
     edge = thresholds.FIRST_STEP_TOO_SMALL
     assert "SB207" in codes(trace(loss=1.0, layers=(layer("a", update_to_weight=edge / 2),)))
     assert "SB207" not in codes(trace(loss=1.0, layers=(layer("a", update_to_weight=edge * 2),)))
+    rounding, late = (layer("a", update_to_weight=1e-16),), (tensor("a.weight", wake=2),)  # behind a zero norm scale
+    assert "SB207" not in codes(trace(loss=1.0, layers=rounding, tensors=late))
 
 
 def test_columns_of_very_different_scale() -> None:

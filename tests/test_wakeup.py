@@ -371,3 +371,35 @@ def test_what_may_hide_a_tensor_from_every_output_is_named(what: str) -> None:
     torch.manual_seed(0)
     found = [f for f in sb.check(Field(), torch.randn(64, 3)).findings if f.where == "colour.weight"]
     assert [(f.code, what in f.because) for f in found] == [("SB101", True)]
+
+
+class Gated(nn.Module):
+    """A branch behind a gate, which a residual goes round: a highway layer."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.branch, self.gate, self.last = nn.Linear(12, 32), *(nn.Linear(32, n) for n in (32, 32, 3))
+        nn.init.constant_(self.gate.bias, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        out: Tensor = self.last(x + torch.sigmoid(self.gate(x)) * torch.relu(self.branch(x)))
+        return out
+
+
+@pytest.mark.parametrize("bias", [-100.0, -40.0, -20.0, -8.0, -3.0, 0.0, 3.0, 8.0, 20.0])
+def test_a_gate_may_start_open_or_shut_but_not_jammed(bias: float) -> None:
+    """At -100 two hundred steps of Adam do not move what the gate shuts off; at -8 it opens."""
+    batch = torch.randn(32, 12, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+    model = Gated(bias)
+    report = sb.check(model, batch, F.cross_entropy)
+    jammed = abs(bias) > 15
+    assert (report.verdict, [f.code for f in report.findings]) == (
+        ("degraded", ["SB205"]) if jammed else ("healthy", [])
+    )
+    if jammed:
+        plan = sb.fix(model, report)
+        plan.apply()
+        assert [c.tensor for c in plan.changes] == ["gate.bias"]
+        assert sb.check(model, batch, F.cross_entropy).verdict == "healthy"

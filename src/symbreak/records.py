@@ -156,6 +156,7 @@ class ActivationTrace:
     hidden: bool = True  # False where it ends the network or stands in the loss
     gate: bool = False  # True where it multiplies another signal
     rests: bool = False  # True where it sees nothing but zeros
+    jammed: float = 0.0  # share whose slope is next to nothing
 
 
 @dataclass(frozen=True)

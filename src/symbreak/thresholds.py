@@ -39,6 +39,10 @@ SATURATED_SHARE = 0.5
 """SB205: more than half of the samples of a bounded activation on its flat part. At unit pre-activations tanh has 7%
 there and sigmoid 0.03% (slope at most a tenth of the steepest)."""
 
+JAMMED = 1e-6
+"""SB205: slope, as a share of the steepest, at which a gate that multiplies another signal stays as it is: a sigmoid at
+15 and beyond. Gates that start open or shut on purpose stand at 1 to 5."""
+
 LINEAR_SHARE = 0.999
 """SB206: practically every sample of every activation in its linear region (slope at least two thirds of the
 steepest)."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from symbreak.schemes.activations import ELEMENTWISE
-from symbreak.thresholds import LINEAR, SATURATED
+from symbreak.thresholds import JAMMED, LINEAR, SATURATED
 
 from .borrow import weights
 from .project import Array, project
@@ -88,6 +88,7 @@ class Activation:
     samples: int
     linear: float
     saturated: float
+    jammed: float
     dead: Tensor  # [o] slope exactly 0 on every sample
     negative: Tensor  # [o] every pre-activation below 0
     margin: Tensor  # [o] how many standard deviations the mean lies below 0
@@ -382,6 +383,7 @@ class Observer(TorchFunctionMode):
             samples=rows.shape[0],
             linear=float((size >= LINEAR * top).double().mean()),
             saturated=float((size <= SATURATED * top).double().mean()),
+            jammed=float((size <= JAMMED * top).double().mean()),
             dead=(size == 0).all(0),
             negative=rows.amax(0) < 0,
             margin=_margin(mean, std),

@@ -111,6 +111,7 @@ def activations(seen: Seen, graph: Graph) -> tuple[ActivationTrace, ...]:
             samples=a.samples,
             linear=a.linear,
             saturated=a.saturated,
+            jammed=a.jammed,
             dead=_indices(a.dead & a.negative),
             surely_dead=_indices(a.dead & a.negative & (a.margin >= _least_margin(a.samples))),
             hidden=not graph.ends_at(a.node),

@@ -86,13 +86,24 @@ def saturated_units(trace: Trace) -> Iterator[Claim]:
     """More than half of the samples of a bounded activation lie on its flat part.
 
     Why: the slope there is at most a tenth of the steepest, so gradients shrink at least tenfold. A gate, which
-    multiplies another signal, may start open or shut, and is left out.
+    multiplies another signal, may start open or shut; it is told of where its slope is a millionth: it stays as it is,
+    and what it shuts off does not learn either.
 
     Evidence: the share of samples and units with such a slope, at step 1.
 
     Remedy: shift and rescale the layer in front by data.
     """
     for a in trace.activations:
+        if a.gate and a.layer is not None and a.name in BOUNDED and a.jammed > SATURATED_SHARE:
+            yield Claim(
+                where=a.where,
+                because=(
+                    f"{activation(trace, a.where, a.name)}, a gate, is jammed: its slope is at most a millionth of the "
+                    f"steepest in {a.jammed:.0%} of its {a.units} units x {a.samples} samples"
+                ),
+                evidence={"jammed_share": a.jammed, "samples": a.samples, "units": a.units},
+                remedy=Remedy("shift", a.layer, f"bring the bias of {called(trace, a.layer)} within 5 of zero"),
+            )
         if a.hidden and not a.gate and a.name in BOUNDED and a.saturated > SATURATED_SHARE:
             yield Claim(
                 where=a.where,
@@ -175,7 +186,8 @@ def update_ratio(trace: Trace) -> Iterator[Claim]:
             evidence={r.name: r.update_to_weight for r in large[:50]},
             remedy=Remedy("rescale", worst.name, "use a smaller learning rate, or weights of the usual scale"),
         )
-    if rows and all((r.update_to_weight or 0) < FIRST_STEP_TOO_SMALL for r in rows):
+    waits = any((t.wake or 1) > 1 for t in trace.tensors)  # behind a zero that moves first
+    if rows and not waits and all((r.update_to_weight or 0) < FIRST_STEP_TOO_SMALL for r in rows):
         best = max(rows, key=lambda r: r.update_to_weight or 0)
         yield Claim(
             where=best.name,
