@@ -124,7 +124,7 @@ def _worth_a_proof(trace: Trace) -> bool:
     start equal and get no gradient, by which to tell whether they stay so, are what published starts pad layers with
     (identity); a layer that is one constant throughout has nothing left to prove.
     """
-    copies = any(s.tied or s.multiples for s in trace.slices)
+    copies = bool(trace.outputs) or any(s.tied or s.multiples for s in trace.slices)
     return copies or any(1 < distinct < units for distinct, units in trace.width.values())
 
 

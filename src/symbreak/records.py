@@ -222,6 +222,7 @@ class SliceClasses:
     separated_at: int | None = None
     largest_difference: float = 0.0
     live_steps: int = 0
+    output: bool = False  # of units that end the network, which labels inside an objective may tell apart
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ class Trace:
     layers: tuple[LayerTrace, ...] = ()
     activations: tuple[ActivationTrace, ...] = ()
     slices: tuple[SliceClasses, ...] = ()
+    outputs: tuple[SliceClasses, ...] = ()  # copies among outputs under an objective: no finding unless they are proved
     twins: tuple[TwinModules, ...] = ()
     equal_tensors: tuple[tuple[str, ...], ...] = ()
     wrong_fans: tuple[WrongFan, ...] = ()

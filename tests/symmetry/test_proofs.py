@@ -112,6 +112,65 @@ def test_a_healthy_model_has_no_certificate() -> None:
     assert sb.check(nn.Linear(4, 2), torch.randn(8, 4)).certificate is None
 
 
+# ---- outputs under an objective ------------------------------------------------------------------------------------
+
+
+class Mixture(nn.Module):
+    """A mixture density network, its components copies of one another."""
+
+    def __init__(self, equal: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden = nn.Sequential(nn.Linear(1, 16), nn.Tanh())
+        self.shares, self.means, self.widths = (nn.Linear(16, 5) for _ in range(3))
+        with torch.no_grad():
+            for head in (self.shares, self.means, self.widths):
+                head.weight[:equal], head.bias[:equal] = head.weight[0].clone(), 0.1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = self.hidden(x)
+        return self.shares(h), self.means(h), self.widths(h)
+
+
+def likelihood(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    shares, means, widths = model(batch[0])
+    apart = (batch[1] - means) / widths.exp()
+    return -torch.logsumexp(shares.log_softmax(1) - widths - apart.square() / 2, 1).mean()
+
+
+@pytest.mark.parametrize("equal", [5, 2])
+def test_equal_components_under_an_objective_are_proved_and_healed(equal: int) -> None:
+    model, x = Mixture(equal), torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
+    report = sb.check(model, (x, torch.sin(3 * x)), objective=likelihood)
+    found = {(f.where, f.units, f.standing) for f in report.findings if f.code == "SB001"}
+    assert found >= {(head, tuple(range(equal)), "proved") for head in ("means", "widths")}
+    plan = sb.fix(model, report)
+    plan.apply()
+    assert sb.check(model, (x, torch.sin(3 * x)), objective=likelihood).verdict == "healthy"
+
+
+LABELS = torch.arange(32) % 3  # of six classes three are absent: their rows of a zero head get equal gradients here
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]),
+        lambda m, b: nn.functional.cross_entropy(m(b[0]), LABELS),
+        lambda m, b: -m(b[0]).log_softmax(1).gather(1, LABELS[:, None]).mean(),
+        lambda m, b: (m(b[0]).softmax(1) - nn.functional.one_hot(LABELS, 6)).square().mean(),
+        lambda m, b: nn.functional.binary_cross_entropy_with_logits(m(b[0]), nn.functional.one_hot(LABELS, 6).to(b[0])),
+    ],
+)
+def test_classes_that_are_absent_from_an_objective_are_no_copies(objective: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 6))
+    nn.init.zeros_(net[2].weight)
+    nn.init.zeros_(net[2].bias)
+    report = sb.check(net, (torch.randn(32, 8), LABELS), objective=objective)
+    assert (report.verdict, [f.code for f in report.findings if f.code == "SB001"]) == ("healthy", [])
+
+
 # ---- on the command line -----------------------------------------------------------------------------------------
 
 

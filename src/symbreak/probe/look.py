@@ -110,10 +110,13 @@ def _look(
         tensors = tuple(_proved(t, proof) for t in tensors) if proof is not None else tensors
         outputs = _output_parameters(first, graph)
         from_linear = None if ladder.nonfinite else departure(runner, first.seen)
-        slices = log.slices(free_biases=_absorbed(tensors), outputs=outputs) if not ladder.nonfinite else ()
+        found_slices = log.slices(free_biases=_absorbed(tensors)) if not ladder.nonfinite else ()
+        ends = {(site.weight, site.out_axis) for site in first.seen.sites.values() if site.weight in outputs}
+        slices = tuple(s for s in found_slices if (s.parameter, s.axis) not in ends)
         classes = tuple(
             _classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated or s.multiples
         )
+        unsure = [s for s in found_slices if s.tied and (s.parameter, s.axis) in ends and first.draw.target is None]
         if first.loss is not None:
             classes = _followed(runner, classes, Update.of(*optimizer, settings))
         return Trace(
@@ -131,6 +134,7 @@ def _look(
             layers=signal.layers(first, held.params, optimizer[1], optimizer[0] in ADAPTIVE),
             activations=signal.activations(first.seen, graph),
             slices=classes,
+            outputs=tuple(dataclasses.replace(_classes(s, held, first.seen.sites), output=True) for s in unsure),
             twins=() if ladder.nonfinite else tuple(_twin(model, t) for t in log.twins(model)),
             equal_tensors=signal.equal_tensors(held.params),
             wrong_fans=_wrong_fans(runner, first) if not ladder.nonfinite else (),

@@ -46,7 +46,9 @@ class Bench:
     ) -> None:
         self.model, self.asked, self.report, self.unsafe = model, asked, report, unsafe
         self.first = report
-        self._proofs = any(s.multiples_proved for s in report.trace.slices)  # nothing but a proof shows these
+        self._proofs = any(
+            s.multiples_proved or s.output for s in report.trace.slices
+        )  # nothing but a proof shows these
         self._progress, self._checks = progress, 0
         self.params = dict(model.named_parameters())
         self.places = places_of(model)

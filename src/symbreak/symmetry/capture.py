@@ -188,6 +188,7 @@ class _Reader:
             first.setdefault(id(t), n)
         self._first = first
         self._changing = {name for kind, name in captured.results if kind == "mutation"}
+        self._samples = _samples(captured) if algebra.prefix else frozenset()
         self._one_call = bool(captured.leaks)
 
     def inputs(self) -> list[Tracked]:
@@ -239,8 +240,12 @@ class _Reader:
         return self._plain_tensor(found) if isinstance(found, Tensor) else found
 
     def _plain_tensor(self, tensor: Tensor) -> Tracked:
-        """A tensor that the model does not own: its numbers, unless they are trained elsewhere or those of one call."""
-        free = tensor.requires_grad or (self._one_call and not _whole_numbers(tensor))
+        """A tensor that the model does not own: its numbers, unless they are trained elsewhere or those of one call.
+
+        What an objective holds of the length of the batch may be its labels, which another batch would not have.
+        """
+        labels = tensor.ndim > 0 and tensor.shape[0] in self._samples
+        free = labels or tensor.requires_grad or (self._one_call and not _whole_numbers(tensor))
         return Tracked(_shape(tensor)) if free else constant(tensor.detach())
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -347,6 +352,13 @@ def _shape(value: Any) -> tuple[int, ...]:
         n if isinstance(n, int) else _UNKNOWN_SIZES.setdefault(str(n), 1_000_003 + 2 * len(_UNKNOWN_SIZES))
         for n in value.shape
     )
+
+
+def _samples(captured: Captured) -> frozenset[int]:
+    """Lengths of the inputs along their first dimension."""
+    inputs = (n for n in captured.module.graph.nodes if n.op == "placeholder")
+    values = [n.meta.get("val") for n in inputs if captured.sources.get(n.name, ("input", ""))[0] == "input"]
+    return frozenset(v.shape[0] for v in values if isinstance(v, Tensor) and v.ndim and v.shape[0] != 1)
 
 
 def _whole_numbers(tensor: Tensor) -> bool:

@@ -27,6 +27,7 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     nothing is marked, and None is given. Where the graph is understood in part, classes are proved that touch no border
     of the rest, and the rest is named (`unread`). Mirror images are proved by the certificate of the network in which
     units stand beside their negatives; it is the one given then. Positive multiples are compared in exact arithmetic.
+    Copies among the outputs under an objective are kept where they are proved: labels inside it might tell them apart.
 
     Example:
         >>> import torch, symbreak as sb
@@ -40,6 +41,12 @@ def prove(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
 
     Source: Theorems 1 and 2 of equitable partitions (`symbreak.symmetry`).
     """
+    joined = replace(trace, slices=(*trace.slices, *trace.outputs), outputs=())
+    found, certificate = _proved(joined, graph)
+    return replace(found, slices=tuple(s for s in found.slices if s.proved or not s.output)), certificate
+
+
+def _proved(trace: Trace, graph: UnitGraph) -> tuple[Trace, Certificate | None]:
     if trace.optimizer not in KEPT_FROM or not graph.network.sizes:
         return trace, None
     classes = coarsest(graph.network)
