@@ -118,11 +118,12 @@ class CopyLog:
         self._varied = varied
         self._final = {name: p.data for name, p in held.params.items()}
 
-    def slices(self, *, free_biases: frozenset[str]) -> tuple[Slices, ...]:
+    def slices(self, *, free_biases: frozenset[str], outputs: frozenset[str]) -> tuple[Slices, ...]:
         """Every parameter and axis: its copies, near copies, and slices that were equal at the start only.
 
         Args:
             free_biases: biases that nothing depends on (absorbed by a normalisation); they do not tell units apart.
+            outputs: parameters whose units are the model's outputs; output units are never copies of each other.
         """
         found = []
         by_axis = {(calls[0][1].weight, calls[0][1].out_axis): calls for calls in self._sites.values()}
@@ -130,6 +131,8 @@ class CopyLog:
             value = self._final[name]
             for axis in self._axes[name] if value.dim() >= 2 and value.numel() else ():
                 site = by_axis.get((name, axis), [])
+                if site and name in outputs:
+                    continue
                 one = self._one(name, axis, track, site, value, free_biases)
                 if one is not None:
                     found.append(one)
@@ -262,7 +265,7 @@ class CopyLog:
 
     def tied_names(self, model: nn.Module) -> frozenset[str]:
         """The parameters that hold copies, in their slices or as a whole."""
-        sliced = {s.parameter for s in self.slices(free_biases=frozenset()) if s.tied}
+        sliced = {s.parameter for s in self.slices(free_biases=frozenset(), outputs=frozenset()) if s.tied}
         modules = [m + "." for t in self.twins(model) if t.tied for m in t.modules]
         return frozenset(sliced | {n for n in self._final if any(n.startswith(m) for m in modules)})
 

@@ -110,13 +110,16 @@ def _look(
         tensors = tuple(_proved(t, proof) for t in tensors) if proof is not None else tensors
         outputs = _output_parameters(first, graph)
         from_linear = None if ladder.nonfinite else departure(runner, first.seen)
-        found_slices = log.slices(free_biases=_absorbed(tensors)) if not ladder.nonfinite else ()
-        ends = {(site.weight, site.out_axis) for site in first.seen.sites.values() if site.weight in outputs}
+        labelled = (
+            outputs if first.draw.target is not None else frozenset[str]()
+        )  # inside an objective a proof must say
+        found_slices = log.slices(free_biases=_absorbed(tensors), outputs=labelled) if not ladder.nonfinite else ()
+        ends = {(site.weight, site.out_axis) for site in first.seen.sites.values() if site.weight in outputs - labelled}
         slices = tuple(s for s in found_slices if (s.parameter, s.axis) not in ends)
         classes = tuple(
             _classes(s, held, first.seen.sites) for s in slices if s.tied or s.near or s.separated or s.multiples
         )
-        unsure = [s for s in found_slices if s.tied and (s.parameter, s.axis) in ends and first.draw.target is None]
+        unsure = [s for s in found_slices if s.tied and (s.parameter, s.axis) in ends]
         if first.loss is not None:
             classes = _followed(runner, classes, Update.of(*optimizer, settings))
         return Trace(
