@@ -202,6 +202,21 @@ def test_the_second_look_alone_tells_symmetric_use_from_one_sided(name: str, mon
     assert found is (name in SYMMETRIC)
 
 
+def test_rows_of_the_members_themselves_do_not_change_places_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exchanged with its rows, each member is used alike here; without, it is not, and their gradients differ."""
+
+    class Crossed(nn.ModuleList):
+        def forward(self, x: Tensor) -> Tensor:
+            one, two = (member(x) for member in self)
+            return one[:, 0] + 2 * one[:, 1] + 2 * two[:, 0] + two[:, 1]
+
+    model = Crossed(nn.Linear(4, 2, bias=False) for _ in range(2))
+    for p in model.parameters():
+        nn.init.ones_(p)
+    monkeypatch.setattr(graph, "same_when_exchanged", lambda *_: True)  # the second look refuses it, too
+    assert unit_graph(model, X, networks=[("0", "1")]).exchangeable == (False,)
+
+
 def certified(model: Members, objective: Objective) -> Certificate:
     found = sb.check(model, X, objective=objective).certificate
     assert found is not None

@@ -101,10 +101,9 @@ def _places(first: str, other: str) -> tuple[int, int] | None:
 
 def _beside(model: nn.Module, first: str, other: str) -> Beside:
     """Tensors outside of a list with an entry for each of its members, equal for these two."""
-    places = _places(first, other)
-    if places is None:
+    places, parent = _places(first, other), first.rpartition(".")[0]
+    if places is None or not parent:  # of a model that is the list, nothing stands outside
         return {}
-    parent = first.rpartition(".")[0]
     members, found = len(list(model.get_submodule(parent).children())), {}
     for name, t in (*model.named_parameters(), *model.named_buffers()):
         axes = [d for d, n in enumerate(t.shape) if n == members]
