@@ -20,7 +20,9 @@ from torch import Tensor, fx, nn
 
 from .borders import BORDER
 from .capture import Captured
-from .equivariance import MANY, Axis, NotCarriedError, carried
+from .equivariance import MANY, Axis, carried
+from .nodes import name_of
+from .operations import NotUnderstoodError
 
 _SUM, _EITHER = "add", frozenset({"add", "mul", "maximum", "minimum"})
 _GATHERS = frozenset({"cat", "stack"})
@@ -135,7 +137,7 @@ def _results(captured: Captured, terms: dict[Any, Term], exchange: _Exchange) ->
         try:
             if not reader.read(node):
                 return None
-        except NotCarriedError:
+        except NotUnderstoodError:
             return None
     return None
 
@@ -167,7 +169,7 @@ class _Terms:
             self.of[node] = self._number((kind, self.renamed(name) if owned else node.name))
             if owned and name in self.exchange.beside:
                 self.axes[node] = self.exchange.beside[name]
-        elif _name(node) == f"symbreak::{BORDER}":
+        elif name_of(node) == f"symbreak::{BORDER}":
             return False  # a backward of its own
         elif node.op == "call_function" and (
             node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
@@ -180,14 +182,14 @@ class _Terms:
     def _apply(self, node: fx.Node) -> None:
         axes = {n: self.axes[n] for n in node.all_input_nodes if n in self.axes}
         if axes and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise NotCarriedError
+            raise NotUnderstoodError
         if not axes:
             self.of[node] = self._number(self._form(node))
             self._gather_anew(node)
         elif (taken := self._taken(node, axes)) is not None:
             self.of[node] = self._number(taken)
         else:
-            axis = carried(node, _name(node), axes)
+            axis = carried(node, axes)
             self.of[node] = self._number(self._form(node))
             if axis is not None:
                 self.axes[node] = axis
@@ -197,7 +199,7 @@ class _Terms:
         source, places = node.args[0], self.exchange.places
         if node.target is operator.getitem and axes.get(source) == MANY:
             return self._with(node, 1, places.get(node.args[1], node.args[1]))
-        if source not in axes or _name(node) not in ("select", "slice") or len(node.args) < 3:
+        if source not in axes or name_of(node) not in ("select", "slice") or len(node.args) < 3:
             return None
         size = source.meta["val"].ndim
         if node.args[1] % size != axes[source]:
@@ -206,7 +208,7 @@ class _Terms:
         if type(at) is not int or at < 0:
             return None
         there = places.get(at, at)
-        if _name(node) == "select":
+        if name_of(node) == "select":
             return self._with(node, 2, there)
         return self._with(node, 2, there, there + 1) if node.args[3:4] == (at + 1,) else None
 
@@ -217,7 +219,7 @@ class _Terms:
     def _gather_anew(self, node: Any) -> None:
         """Members that are laid side by side and change places: a term that is known, exchanged along that axis."""
         places, parts = self.exchange.places, _parts(node)
-        if _name(node) not in _GATHERS or not places or len(parts) <= max(places) or len(parts) != len(node.args[0]):
+        if name_of(node) not in _GATHERS or not places or len(parts) <= max(places) or len(parts) != len(node.args[0]):
             return
         value, dim = node.meta.get("val"), node.args[1] if len(node.args) > 1 else 0
         if not isinstance(value, Tensor) or value.shape[dim] != len(parts):  # one entry each
@@ -231,7 +233,7 @@ class _Terms:
         return self.terms.setdefault(form, len(self.terms))
 
     def _form(self, node: fx.Node) -> Any:
-        target, name = node.target, _name(node)
+        target, name = node.target, name_of(node)
         if isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
             return "random", node.name, self._plain(node.args), self._plain(tuple(sorted(node.kwargs.items())))
         if name in _EITHER and len(node.args) == 2 and not node.kwargs:
@@ -260,11 +262,6 @@ class _Terms:
         return type(thing).__name__, str(thing)
 
 
-def _name(node: fx.Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.removeprefix("aten::") if schema is not None else str(node.target)
-
-
 def _parts(node: fx.Node) -> list[fx.Node]:
     return [a for a in node.args[0] if isinstance(a, fx.Node)] if isinstance(node.args[0], list | tuple) else []
 
@@ -280,7 +277,7 @@ def _gathered(node: fx.Node) -> bool:
 
 
 def _goes_over(user: fx.Node, node: fx.Node, axis: Any, ndim: int) -> bool:
-    if _name(user) not in _OVER_ALL or user.args[0] is not node:
+    if name_of(user) not in _OVER_ALL or user.args[0] is not node:
         return False
     axes: Any = user.args[1] if len(user.args) > 1 else None
     over: Iterable[int] = range(ndim) if axes in (None, []) else [axes] if isinstance(axes, int) else axes

@@ -17,16 +17,15 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from .capture import Captured
-from .sums import subscripts
+from .nodes import RESHAPES, SAME, letters, name_of, shape_of
+from .operations import NotUnderstoodError
 
 aten = torch.ops.aten
 Shape = tuple[int, ...]
 _LONGEST = 200  # operations that a sum is moved in front of
-_SAME = frozenset({"clone", "alias", "contiguous"})
-_SHAPED = frozenset({"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"})
 _ROOTS = frozenset({"sum", "mean", "select", "slice"})
 
 
@@ -48,13 +47,12 @@ def pushed_down(captured: Captured) -> Captured:
 
     Source: linearity of the sum.
     """
-    graph = copy.deepcopy(captured.module.graph)
     owned = {n for n, (kind, _) in captured.sources.items() if kind == "parameter"}
-    additions = {n: [a for a in n.args if _is_owned(a, owned)] for n in graph.nodes if _name(n) == "add"}
-    additions = {n: trained for n, trained in additions.items() if trained}
-    if not additions:
+    if not any(_trained(n, owned) for n in captured.module.graph.nodes):
         return captured
-    for node in [n for n in graph.nodes if _name(n) in _ROOTS]:
+    graph = copy.deepcopy(captured.module.graph)
+    additions = {n: trained for n in graph.nodes if (trained := _trained(n, owned))}
+    for node in [n for n in graph.nodes if name_of(n) in _ROOTS]:
         pusher = _Pusher(graph, node, additions)
         found = pusher.moved()
         if found is not None and pusher.passed:
@@ -99,19 +97,19 @@ class _Pusher:
 
     def moved(self) -> fx.Node | None:
         """The root's value, its sum or selection as far in front as it goes; None where it is of another kind."""
-        with self.graph.inserting_before(self.root), contextlib.suppress(_SymbolicError):
+        with self.graph.inserting_before(self.root), contextlib.suppress(NotUnderstoodError):
             asked = self._asked_by_root()
             if asked is None:
                 return None
             found = self._reduced(self.root.args[0], asked, 0)
-            if _name(self.root) == "mean":
+            if name_of(self.root) == "mean":
                 found = self._call(aten.div.Tensor, found, math.prod(asked.shape[d] for d in asked.over))
-            return self._view(found, _shape(self.root))
+            return self._view(found, shape_of(self.root))
         return None
 
     def _asked_by_root(self) -> _Asked | None:
-        shape = _shape(self.root.args[0])
-        if _name(self.root) in ("sum", "mean"):
+        shape = shape_of(self.root.args[0])
+        if name_of(self.root) in ("sum", "mean"):
             if self.root.kwargs:
                 return None
             dims = (self.root.args[1] if len(self.root.args) > 1 else None) or range(len(shape))
@@ -128,7 +126,7 @@ class _Pusher:
         """What is asked of a value, as a value of the shape `asked.left`."""
         key = (node, asked.key)
         if key not in self._known:
-            rule = _RULES.get(_name(node)) if depth < _LONGEST and asked.over else None
+            rule = _RULES.get(name_of(node)) if depth < _LONGEST and asked.over else None
             found = rule(self, node, asked, depth + 1) if rule is not None else None
             self._known[key] = self._taken(node, asked) if found is None else found
         return self._known[key]
@@ -149,7 +147,7 @@ class _Pusher:
 
     def shaped(self, node: Any, asked: _Asked, depth: int) -> fx.Node | None:
         """Row-major order in another shape: both are seen in the finest shape that refines them."""
-        fine = _refined(asked.shape, _shape(node.args[0]))
+        fine = _refined(asked.shape, shape_of(node.args[0]))
         if fine is None:
             return None
         over: dict[int, tuple[int, int]] = {}
@@ -161,13 +159,13 @@ class _Pusher:
         return self._view(self._reduced(node.args[0], _Asked(fine, over), depth), asked.left)
 
     def permuted(self, node: Any, asked: _Asked, depth: int) -> fx.Node:
-        ndim = len(_shape(node))
-        if _name(node) == "permute":
+        ndim = len(shape_of(node))
+        if name_of(node) == "permute":
             order = [d % ndim for d in node.args[1]]
         else:
             order, (a, b) = list(range(ndim)), (d % ndim for d in node.args[1:3])
             order[a], order[b] = b, a
-        groups = _groups(_shape(node), asked.shape)
+        groups = _groups(shape_of(node), asked.shape)
         before = [k for d in range(ndim) for k in groups[order.index(d)]]
         found = self._reduced(node.args[0], asked.on(before), depth)
         return self._call(aten.permute.default, found, [before.index(k) for k in range(len(before))])
@@ -177,7 +175,7 @@ class _Pusher:
         if found is None:
             return None
         dim, start, length = found
-        full = _shape(node.args[0])
+        full = shape_of(node.args[0])
         groups = _groups([length if d == dim else n for d, n in enumerate(full)], asked.shape)
         if len(groups[dim]) > 1:
             return None
@@ -217,7 +215,7 @@ class _Pusher:
             return None
         if not isinstance(factor, fx.Node):
             return self._call(node.target, self._reduced(x, asked, depth), factor)
-        if _name(node) == "mul" and _covers(node, factor, asked):
+        if name_of(node) == "mul" and _covers(node, factor, asked):
             x, factor = factor, x
         if _covers(node, factor, asked) or len(_covered(node, x, asked.shape)) < len(asked.shape):
             return None
@@ -227,17 +225,13 @@ class _Pusher:
 
     def contracted(self, node: Any, asked: _Asked, depth: int) -> fx.Node | None:
         """An einsum of two, summed along letters that only one of them has."""
-        if _name(node) == "einsum":
-            equation, operands = str(node.args[0]), list(node.args[1])
-        else:
-            operands = list(node.args[:2])
-            equation = "...ik,...kj->...ij"
-        if len(operands) != 2 or "->" not in equation or min(len(_shape(x)) for x in operands) < 2:
+        try:
+            operands, sides, out = letters(node)
+        except NotUnderstoodError:
             return None
-        left, _, right = equation.replace(" ", "").partition("->")
-        sides = [subscripts(s, len(_shape(x))) for s, x in zip(left.split(","), operands, strict=True)]
-        out = subscripts(right, len(_shape(node)))
-        groups = _groups(_shape(node), asked.shape)
+        if len(operands) != 2 or min(map(len, sides)) < 2:
+            return None
+        groups = _groups(shape_of(node), asked.shape)
         if any(len(g) > 1 for g in groups):
             return None
         for letter, group in zip(out, groups, strict=True):
@@ -247,16 +241,16 @@ class _Pusher:
             if len(having) != 1:
                 return None
             (k,) = having
-            shape, dim = _shape(operands[k]), sides[k].index(letter)
+            shape, dim = shape_of(operands[k]), sides[k].index(letter)
             found = self._reduced(operands[k], _without_ones(shape, {dim: asked.over[group[0]]}), depth)
             operands[k] = self._view(found, tuple(1 if d == dim else n for d, n in enumerate(shape)))
-        args = (equation, operands) if _name(node) == "einsum" else operands
+        args = (node.args[0], operands) if name_of(node) == "einsum" else operands
         return self._view(self._call(node.target, *args), asked.left)
 
     # ---- new operations ----------------------------------------------------------------------------------------------
 
     def _view(self, node: fx.Node, shape: Sequence[int]) -> fx.Node:
-        return node if _shape(node) == tuple(shape) else self._call(aten.reshape.default, node, list(shape))
+        return node if shape_of(node) == tuple(shape) else self._call(aten.reshape.default, node, list(shape))
 
     def _call(self, target: Any, *args: Any) -> fx.Node:
         node = self.graph.call_function(target, args)
@@ -266,8 +260,8 @@ class _Pusher:
 
 Rule = Callable[[_Pusher, Any, _Asked, int], fx.Node | None]
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(_SAME, _Pusher.same),
-    **dict.fromkeys(_SHAPED, _Pusher.shaped),
+    **dict.fromkeys(SAME, _Pusher.same),
+    **dict.fromkeys(RESHAPES, _Pusher.shaped),
     "permute": _Pusher.permuted,
     "transpose": _Pusher.permuted,
     "slice": _Pusher.selected,
@@ -283,38 +277,27 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def _name(node: Any) -> str:
-    schema = getattr(getattr(node, "target", None), "_schema", None)
-    return schema.name.removeprefix("aten::") if schema is not None else ""
+def _trained(node: fx.Node, owned: set[str]) -> list[Any]:
+    """The parameters that an addition adds."""
+    return [a for a in node.args if _is_owned(a, owned)] if name_of(node) == "add" else []
 
 
 def _is_owned(node: Any, owned: set[str]) -> bool:
     """Whether this is a parameter, perhaps in another shape."""
-    while isinstance(node, fx.Node) and _name(node) in _SHAPED | {"permute", "transpose"}:
+    while isinstance(node, fx.Node) and name_of(node) in RESHAPES | {"permute", "transpose"}:
         node = node.args[0]
     return isinstance(node, fx.Node) and node.name in owned
 
 
-class _SymbolicError(Exception):
-    """A size that depends on the data."""
-
-
-def _shape(node: Any) -> Shape:
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or not all(type(n) is int for n in value.shape):
-        raise _SymbolicError
-    return tuple(value.shape)
-
-
 def _selected(node: Any) -> tuple[int, int, int] | None:
     """Dimension, start and length of a plain selection or slice."""
-    full = _shape(node.args[0])
+    full = shape_of(node.args[0])
     if any(isinstance(a, fx.Node) for a in node.args[1:]):
         return None
     dim, start, stop, step = (*node.args[1:], None, None, None, None)[:4]
     dim = int(dim or 0) % len(full)
     size = full[dim]
-    if _name(node) == "select":
+    if name_of(node) == "select":
         return dim, int(start) % size, 1
     if step not in (None, 1):
         return None
@@ -350,7 +333,7 @@ def _groups(coarse: Sequence[int], fine: Sequence[int]) -> list[list[int]]:
 
 def _covered(node: Any, operand: Any, shape: Shape) -> list[int]:
     """Dimensions, of the finer shape of a node, that an operand of an operation entry by entry has."""
-    full, own = _shape(node), _shape(operand)
+    full, own = shape_of(node), shape_of(operand)
     own = (1,) * (len(full) - len(own)) + own
     return [k for n, group in zip(own, _groups(full, shape), strict=True) if n > 1 for k in group]
 
