@@ -46,9 +46,8 @@ class Bench:
     ) -> None:
         self.model, self.asked, self.report, self.unsafe = model, asked, report, unsafe
         self.first = report
-        self._proofs = any(
-            s.multiples_proved or s.output for s in report.trace.slices
-        )  # nothing but a proof shows these
+        # nothing but a proof shows these
+        self._proofs = any(s.multiples_proved or s.output for s in report.trace.slices)
         self._progress, self._checks = progress, 0
         self.params = dict(model.named_parameters())
         self.places = places_of(model)
